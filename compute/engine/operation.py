@@ -1,0 +1,45 @@
+"""An operation: one verb, with a literal list of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from compute.engine.step import Step
+from compute.errors import MagnetarError
+
+if TYPE_CHECKING:
+    from compute.engine.run import Run
+
+
+class Operation:
+    """Base of all verbs.
+
+    ``verb`` is its name, ``event`` the InstanceActionEvent that Nova's users know it by.
+    ``steps`` is what it does, in order. ``final`` names the step that is the point of no return:
+    once it is intended the operation only goes forward. ``conclusion`` is what is told to the
+    control plane after everything was undone.
+    """
+
+    verb = ""
+    event = ""
+    steps: tuple[Step, ...] = ()
+    final = ""
+    conclusion: tuple[Step, ...] = ()
+    preempts = False  # whether it makes the guest's running operation abort
+
+    def seconds(self, conf: Any) -> float | None:
+        """How long it may take before it is undone; None for no limit."""
+        return None
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Raise Refused if the request cannot be understood. Touches nothing."""
+
+    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
+        """Which conclusion steps to run for this error; all of them by default."""
+        return self.conclusion
+
+    def undoable(self) -> tuple[Step, ...]:
+        """The steps before the point of no return."""
+        names = [step.name for step in self.steps]
+        return self.steps[: names.index(self.final)] if self.final else self.steps

@@ -1,0 +1,186 @@
+"""Accepts requests: understands them, writes them down, and hands them to a worker.
+
+A cast is acknowledged to the broker before it gets here; from the return of :meth:`accept` on it
+can no longer be lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from compute.engine.operation import Operation
+from compute.engine.run import Run, Signals
+from compute.engine.runner import Runner
+from compute.engine.world import World
+from compute.errors import Refused
+from compute.model import wire
+from compute.operations import OPERATIONS
+from db.journal import OperationRow, rows
+
+LOG = logging.getLogger(__name__)
+SECRET_ARGS = {"admin_password": "admin_pass", "injected_files": "files"}
+SECRET_CONTEXT = ("auth_token",)
+NOT_KEPT_CONTEXT = ("service_catalog",)
+
+
+class Manager:
+    """The operations of one agent.
+
+    :param ended: called with each operation that ended, in its worker.
+    """
+
+    def __init__(self, world: World, workers: int = 10,
+                 operations: Mapping[str, Operation] = OPERATIONS,
+                 ended: Callable[[OperationRow], None] = lambda row: None):
+        self.world, self.operations, self.ended = world, operations, ended
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="operation")
+        self._signals: dict[str, Signals] = {}
+        self._guard = threading.Lock()
+        self._parked = False
+
+    # -- accepting ----------------------------------------------------------------------------
+    def accept(self, verb: str, guest: str, request_id: str, args: Mapping[str, Any],
+               context: Mapping[str, Any]) -> OperationRow:
+        """Write a request down and start on it.
+
+        :returns: its row; the first one's if the same request came before.
+        :raises Refused: it cannot be understood, or the guest is busy. Nothing was done.
+        """
+        operation = self.operations[verb]
+        public, secret = split_secrets(args, context)
+        operation.check(public)
+        seconds = operation.seconds(self.world.conf)
+        made = str(uuid.uuid4())
+        for part, values in secret.items():
+            self.world.secrets.keep(made, part, values)
+        try:
+            row, new = self.world.journal.accept(
+                verb, guest, request_id, public, id=made, preempts=operation.preempts,
+                deadline=self.world.clock.now() + seconds if seconds else None)
+        except Refused:
+            self.world.secrets.forget(made)
+            raise
+        if not new:
+            self.world.secrets.forget(made)
+            LOG.info("%s of guest %s was accepted before as operation %s.", verb, guest, row.id)
+            return row
+        LOG.info("%s of guest %s is accepted as operation %s.", verb, guest, row.id)
+        if row.waits_for:
+            self._tell_abort(row.waits_for)
+        self.start(row)
+        return row
+
+    def _tell_abort(self, holder: str) -> None:
+        held = self.world.journal.get(holder)
+        signals = self._signals.get(holder)
+        if held is not None and signals is not None:
+            signals.abort = held.abort
+            signals.wake.set()
+
+    # -- carrying out -------------------------------------------------------------------------
+    def start(self, row: OperationRow) -> None:
+        """Give an active operation to a worker, unless one has it."""
+        with self._guard:
+            if self._parked or row.id in self._signals:
+                return
+            self._signals[row.id] = signals = Signals()
+        signals.abort = row.abort
+        self._pool.submit(self._work, row.id, signals)
+
+    def _work(self, operation_id: str, signals: Signals) -> None:
+        row = None
+        try:
+            if self.world.journal.take_lock(operation_id):
+                row = self.world.journal.get(operation_id)
+                Runner(Run(self.world, self.operations[row.verb], row, signals)).to_end()
+        except Exception:
+            LOG.exception("The worker of operation %s stopped; reconciliation will start it again.",
+                          operation_id)
+        finally:
+            with self._guard:
+                self._signals.pop(operation_id, None)
+            if row is not None:
+                self._after(row)
+
+    def _after(self, row: OperationRow) -> None:
+        ended = self.world.journal.get(row.id)
+        if ended is None or ended.active and ended.state != rows.NEEDS_OPERATOR:
+            return
+        try:
+            self.ended(ended)
+        except Exception:
+            LOG.exception("What follows the end of operation %s failed.", row.id)
+        for waiting in self.world.journal.find(guest=row.guest, active=True):
+            if waiting.state == rows.ACCEPTED:
+                self.start(waiting)
+
+    def wake(self, guest: str) -> None:
+        """Make the operation of a guest look again; called on the hypervisor's events."""
+        for row in self.world.journal.find(guest=guest, active=True):
+            signals = self._signals.get(row.id)
+            if signals is not None:
+                signals.wake.set()
+
+    def running(self) -> list[str]:
+        """Ids of operations that a worker has."""
+        return list(self._signals)
+
+    # -- stopping -----------------------------------------------------------------------------
+    def abort(self, operation_id: str, reason: str) -> OperationRow:
+        """Tell an operation to stop and undo itself; legal in every state.
+
+        :raises Refused: there is no such operation, it has ended, or is past its point of return.
+        """
+        row = self.world.journal.get(operation_id)
+        if row is None:
+            raise Refused(f"There is no operation {operation_id}.", next="See 'magnetar op list'.",
+                          code="operation_not_found")
+        if not row.active:
+            raise Refused(f"Operation {operation_id} has ended ({row.state}).",
+                          now="Nothing was changed.", code="operation_ended")
+        final = self.operations[row.verb].final
+        begun = {r.name for r in self.world.journal.steps(row.id) if r.phase == rows.FORWARD}
+        if final in begun and row.state == rows.RUNNING:
+            raise Refused(f"Operation {operation_id} is past its point of no return ({final}).",
+                          now="It goes on to its end.", code="too_late")
+        values: dict[str, Any] = {"abort": reason}
+        if row.state == rows.NEEDS_OPERATOR:
+            values["state"] = rows.UNDOING
+        self.world.journal.update(row.id, **values)
+        self._tell_abort(row.id)
+        self.start(self.world.journal.get(row.id))
+        return self.world.journal.get(row.id)
+
+    def park(self, seconds: float) -> bool:
+        """Let every operation rest at its next step border. Returns whether all did in time;
+        those that did not are continued by their journal at the next start all the same."""
+        with self._guard:
+            self._parked = True
+            for signals in self._signals.values():
+                signals.parked = True
+                signals.wake.set()
+        deadline = self.world.clock.now() + seconds
+        while self._signals and self.world.clock.now() < deadline:
+            self.world.clock.wait(0.02)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return not self._signals
+
+
+def split_secrets(args: Mapping[str, Any], context: Mapping[str, Any],
+                  ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The request as it may be journalled, and what must not be in the journal."""
+    guest = {kept: args.get(name) for name, kept in SECRET_ARGS.items() if args.get(name)}
+    if "files" in guest:
+        guest["files"] = wire.injected_files(guest["files"])
+    tokens = {name: context.get(name) for name in SECRET_CONTEXT if context.get(name)}
+    hidden = (*SECRET_CONTEXT, *NOT_KEPT_CONTEXT)
+    return (
+        {"args": {k: v for k, v in args.items() if k not in SECRET_ARGS},
+         "context": {k: v for k, v in context.items() if k not in hidden}},
+        {"guest": guest, "context": tokens},
+    )

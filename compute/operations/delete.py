@@ -1,0 +1,45 @@
+"""delete: remove a guest and everything that is its (terminate_instance)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.operation import Operation
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import MagnetarError
+from compute.model import wire
+from compute.steps.admission import Admission
+from compute.steps.claim import Release
+from compute.steps.disks import DisksGone
+from compute.steps.domain import DomainGone, PowerOff
+from compute.steps.ports import PortsGone
+from compute.steps.record import Event, Finish, Gone
+
+
+class Delete(Operation):
+    """From ``off`` it only goes forward: each part is retried until it is gone."""
+
+    verb = "delete"
+    event = "compute_terminate_instance"
+    steps = (
+        Admission(if_gone=True),  # the delete is still wanted
+        Event(),                  # the tenant sees that it began
+        PowerOff(),               # the guest stops
+        DomainGone(),             # definition and managed save
+        PortsGone(),              # taps unplugged, addresses given back
+        DisksGone(),              # overlay, config drive, console log
+        Release(),                # claims
+        Gone(),                   # deleted in the control plane
+        Finish(),                 # the tenant sees that it ended
+    )
+    final = "off"
+    conclusion = (Finish(),)
+    preempts = True
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        wire.guest(wire.require(request["args"], "instance", "Instance"))
+
+    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
+        return () if error.code == "stale" else self.conclusion

@@ -1,0 +1,73 @@
+"""reboot: soft with a fallback, or hard, the universal repair (reboot_instance)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.operation import Operation
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import MagnetarError, Refused
+from compute.model import states, wire
+from compute.operations.start import SILENT
+from compute.steps.admission import Admission
+from compute.steps.disks import DisksPresent
+from compute.steps.domain import Domain, PowerOff, PowerOn, Shutdown
+from compute.steps.ports import Plug
+from compute.steps.record import Event, Fault, Finish, Record, Restore, publish
+
+SOFT = [states.REBOOTING, states.REBOOT_PENDING, states.REBOOT_STARTED]
+HARD = [states.REBOOTING_HARD, states.REBOOT_PENDING_HARD, states.REBOOT_STARTED_HARD]
+TASKS: list[str | None] = [*SOFT, *HARD]
+
+
+class Started(Step):
+    """started: the control plane sees that the reboot is under way."""
+
+    name = "started"
+    attempts = 1_000_000
+
+    def do(self, run: Run) -> None:
+        hard = run.request["args"]["reboot_type"] == "HARD"
+        task = states.REBOOT_STARTED_HARD if hard else states.REBOOT_STARTED
+        if not publish(run, {"task_state": task}, TASKS):
+            raise Refused(f"Guest {run.row.guest} is no longer to be rebooted: its task changed.",
+                          now="Nothing was done to the guest.", code="deleting")
+
+
+class Reboot(Operation):
+    """A soft reboot that takes too long goes on as a hard one; both define the domain anew."""
+
+    verb = "reboot"
+    event = "compute_reboot_instance"
+    steps = (
+        Admission(),              # the reboot is still wanted
+        Event(),                  # the tenant sees that it began
+        DisksPresent(),           # its disks are here
+        Started(),                # reboot_started, or reboot_started_hard
+        Shutdown("soft_reboot"),  # soft only: asked, and given time
+        PowerOff(),               # forced, if it still runs
+        Plug(),                   # its networks are here
+        Domain(keep=True),        # defined anew
+        PowerOn(),                # running
+        Record(states.ACTIVE, TASKS),
+        Finish(),                 # the tenant sees that it ended
+    )
+    final = "record"
+    conclusion = (Restore(TASKS, error_unless_running=True), Fault(), Finish())
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        args = request["args"]
+        wire.guest(wire.require(args, "instance", "Instance"))
+        if args.get("reboot_type") not in ("SOFT", "HARD"):
+            raise wire.malformed("Argument 'reboot_type' has to be SOFT or HARD.")
+
+    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
+        return () if error.code in SILENT else self.conclusion
+
+
+def is_reboot(fields: Mapping[str, Any]) -> str | None:
+    """SOFT or HARD when the Instance's task_state says that a reboot was asked for."""
+    task = fields.get("task_state")
+    return "SOFT" if task in SOFT else "HARD" if task in HARD else None

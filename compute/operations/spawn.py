@@ -1,0 +1,112 @@
+"""spawn: build a guest from an image and let it run (build_and_run_instance)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.operation import Operation
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import MagnetarError
+from compute.model import states, wire
+from compute.rpc.primitives import data
+from compute.steps.claim import Claim
+from compute.steps.disks import Disks, Image
+from compute.steps.domain import Domain, PowerOn
+from compute.steps.ports import DeviceNames, Ports
+from compute.steps.record import Event, Fault, Finish, Record, publish, utc
+
+TASKS = [states.SCHEDULING, states.NETWORKING, states.BLOCK_DEVICE_MAPPING, states.SPAWNING, None]
+# Trying another host would not help.
+HOPELESS = {"image_unacceptable", "image_not_found", "flavor_unacceptable",
+            "flavor_disk_too_small", "bad_request", "deadline"}
+# Nobody is waiting for a word of ours any more.
+NOT_OURS = {"stale", "deleting", "guest_not_found", "aborted"}
+
+
+class Spawned(Record):
+    """The guest is active, with its machine written down for life."""
+
+    def __init__(self) -> None:
+        super().__init__(states.ACTIVE, [states.SPAWNING])
+
+    def more(self, run: Run) -> Mapping[str, Any]:
+        machine = {f"image_{key}": value for key, value in (run.outcome("domain") or {}).items()}
+        kept = data(run.instance).get("system_metadata") or {}
+        roles = ",".join(run.context.get("roles") or ())
+        return {"launched_at": utc(run),
+                "system_metadata": {**kept, **machine, "boot_roles": roles}}
+
+
+class Handback(Step):
+    """handback: give the build back to be tried elsewhere, or put the guest in error."""
+
+    name = "handback"
+    attempts = 1_000_000
+
+    def do(self, run: Run) -> None:
+        again = can_reschedule(run)
+        changes = {
+            "host": None, "node": None, "compute_id": None, "availability_zone": None,
+            "vm_state": states.BUILDING if again else states.ERROR,
+            "task_state": states.SCHEDULING if again else None,
+        }
+        if publish(run, changes, TASKS) and again:
+            run.world.conductor.build_instances(run.context, **reschedule_args(run))
+
+
+def can_reschedule(run: Run) -> bool:
+    """Whether the scheduler offered a retry, and one could help."""
+    retry = (run.request["args"].get("filter_properties") or {}).get("retry")
+    return bool(retry) and (run.row.error or {}).get("code") not in HOPELESS
+
+
+def reschedule_args(run: Run) -> dict[str, Any]:
+    """What conductor's build_instances takes, from what build_and_run_instance brought."""
+    args, secrets = run.request["args"], run.world.secrets.load(run.row.id, "guest")
+    filters = dict(args.get("filter_properties") or {})
+    filters["retry"] = {**filters["retry"], "exc_reason": [(run.row.error or {}).get("what", "")]}
+    return {
+        "instances": [run.instance], "image": args.get("image"), "filter_properties": filters,
+        "admin_password": secrets.get("admin_pass"), "injected_files": secrets.get("files") or [],
+        "requested_networks": args.get("requested_networks"),
+        "security_groups": args.get("security_groups"),
+        "block_device_mapping": args.get("block_device_mapping"),
+        "request_spec": args.get("request_spec"), "host_lists": [args.get("host_list") or []],
+        "legacy_bdm": False,
+    }
+
+
+class Spawn(Operation):
+    """Until ``record`` everything can be undone; from there the guest is the tenant's."""
+
+    verb = "spawn"
+    event = "compute__do_build_and_run_instance"
+    steps = (
+        Claim(),        # room on this host, and host and node in the control plane's record
+        Event(),        # the tenant sees that it began
+        Ports(),        # addresses; networks present on this host
+        DeviceNames(),  # block device mappings get their device names
+        Image(),        # base in the cache, inspected
+        Disks(),        # overlay and config drive
+        Domain(),       # defined, not running
+        PowerOn(),      # running
+        Spawned(),      # active
+        Finish(),       # the tenant sees that it ended
+    )
+    final = "record"
+    conclusion = (Handback(), Fault(), Finish())
+
+    def seconds(self, conf: Any) -> float:
+        return conf.timeouts.build
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        args = request["args"]
+        wire.guest(wire.require(args, "instance", "Instance"), args.get("image"))
+        wire.network_requests(args.get("requested_networks"))
+
+    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
+        if error.code in ("stale", "guest_not_found"):
+            return ()
+        return self.conclusion[2:] if error.code in NOT_OURS else self.conclusion

@@ -1,0 +1,44 @@
+"""start: power a stopped guest on (start_instance)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.operation import Operation
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import MagnetarError
+from compute.model import states, wire
+from compute.steps.admission import Admission
+from compute.steps.disks import DisksPresent
+from compute.steps.domain import Domain, PowerOn
+from compute.steps.ports import Plug
+from compute.steps.record import Event, Fault, Finish, Record, Restore
+
+SILENT = ("stale", "guest_not_found", "deleting")
+
+
+class Start(Operation):
+    """The domain is defined anew, so that the guest starts as configured now."""
+
+    verb = "start"
+    event = "compute_start_instance"
+    steps = (
+        Admission(),         # the start is still wanted
+        Event(),             # the tenant sees that it began
+        DisksPresent(),      # its disks are here
+        Plug(),              # its networks are here
+        Domain(keep=True),   # defined anew
+        PowerOn(),           # running
+        Record(states.ACTIVE, [states.POWERING_ON]),
+        Finish(),            # the tenant sees that it ended
+    )
+    final = "record"
+    conclusion = (Restore([states.POWERING_ON]), Fault(), Finish())
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        wire.guest(wire.require(request["args"], "instance", "Instance"))
+
+    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
+        return () if error.code in SILENT else self.conclusion

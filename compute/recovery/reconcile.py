@@ -1,0 +1,195 @@
+"""reconcile: observe, decide, and apply the verdicts through the engine.
+
+The same code runs at start, after kill -9, on the hypervisor's events and on a slow timer.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from compute.engine.world import Context
+from compute.errors import MagnetarError, Refused
+from compute.manager import Manager
+from compute.model import states
+from compute.model.guest import Flavor
+from compute.model.wire import flavor
+from compute.recovery import decide
+from compute.recovery.decide import Act, Verdict
+from compute.recovery.observe import GuestFacts, Observation, observe
+from compute.steps.claim import need
+from db.journal import rows
+
+LOG = logging.getLogger(__name__)
+LOST_AFTER = 20.0  # seconds a task_state stands without an operation before its cast counts as lost
+BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
+
+
+class Reconciler:
+    """Brings journal, hypervisor and control plane to agree."""
+
+    def __init__(self, manager: Manager, context: Context, *, lost_after: float = LOST_AFTER):
+        self.manager, self.world, self.context = manager, manager.world, context
+        self.lost_after = lost_after
+        self.verdicts: dict[str, Verdict] = {}
+        self._tasks_seen: dict[tuple[str, str], float] = {}
+        self._one_at_a_time = threading.Lock()
+
+    # -- passes -------------------------------------------------------------------------------
+    def resume(self) -> int:
+        """At start: give every operation of the journal back to a worker, or undo it. Returns how
+        many there were. An unknown fact makes an operation wait for the next pass."""
+        active = self.world.journal.find(active=True)
+        for row in active:
+            self.world.journal.update(row.id, restarts=row.restarts + 1)
+        self.world.secrets.sweep(row.id for row in active)
+        if active:
+            self.run_pass()
+        return len(active)
+
+    def run_pass(self) -> Observation:
+        """One pass over all guests."""
+        with self._one_at_a_time:
+            running = set(self.manager.running())
+            seen = observe(self.world, self.context)
+            rebooted = self._rebooted(seen)
+            for facts in seen.guests.values():
+                try:
+                    self._one(facts, running, rebooted)
+                except MagnetarError as error:
+                    LOG.warning("Guest %s is left for the next pass: %s", facts.uuid, error)
+            self._forget_tasks(seen)
+            return seen
+
+    def judge(self, facts: GuestFacts, rebooted: bool = False) -> Verdict:
+        """The verdict about one guest, without acting on it."""
+        row = facts.operation
+        if row is not None:
+            begun = {s.name for s in self.world.journal.steps(row.id) if s.phase == rows.FORWARD}
+            final = self.manager.operations[row.verb].final
+            return decide.of_operation(row, final in begun, facts)
+        return decide.of_guest(
+            facts, rebooted=rebooted, resume=self.world.conf.resume_guests_state_on_host_boot,
+            waited=self._waited(facts))
+
+    def _one(self, facts: GuestFacts, running: set[str], rebooted: bool) -> None:
+        row = facts.operation
+        if row is not None and row.id in running:
+            return
+        if row is None and self.world.journal.find(guest=facts.uuid, active=True):
+            return  # accepted while we looked
+        verdict = self.judge(facts, rebooted)
+        before = self.verdicts.get(facts.uuid)
+        self.verdicts[facts.uuid] = verdict
+        if verdict.act in (Act.REPORT, Act.LEAVE) and verdict != before:
+            LOG.warning("Guest %s: %s", facts.uuid, verdict.reason)
+        self._apply(facts, verdict)
+
+    # -- applying -----------------------------------------------------------------------------
+    def _apply(self, facts: GuestFacts, verdict: Verdict) -> None:
+        row = facts.operation
+        if verdict.act in (Act.CONTINUE, Act.ROLLBACK) and row is not None:
+            LOG.info("Operation %s (%s of %s): %s", row.id, row.verb, row.guest, verdict.reason)
+            abort = {"abort": verdict.reason} if verdict.act is Act.ROLLBACK and not row.abort \
+                else {}
+            self.world.journal.update(row.id, verdict=verdict.reason, **abort)
+            self.manager.start(self.world.journal.get(row.id))
+        elif verdict.act in (Act.ADOPT, Act.REAP, Act.START):
+            self._accept(facts, verdict)
+        elif verdict.act is Act.SYNC:
+            self._save(facts, decide.power_changes(facts))
+            LOG.info("Guest %s: %s", facts.uuid, verdict.reason)
+        elif verdict.act is Act.FAIL:
+            self._fail_build(facts, verdict)
+
+    def _accept(self, facts: GuestFacts, verdict: Verdict) -> None:
+        LOG.warning("Guest %s: %s", facts.uuid, verdict.reason)
+        args: dict[str, Any] = {"instance": facts.record.value}
+        if verdict.verb == "reap":
+            args = {"instance": _stand_in(facts)}
+        if verdict.verb == "reboot":
+            args["reboot_type"] = decide.is_reboot(facts.fields)
+        request_id = f"{verdict.row}-{int(self.world.clock.now())}"
+        self.manager.accept(verdict.verb, facts.uuid, request_id, args, self.context)
+
+    def _save(self, facts: GuestFacts, changes: Mapping[str, Any]) -> None:
+        task = facts.fields.get("task_state")
+        try:
+            self.world.conductor.save(self.context, facts.record.value, changes,
+                                      expected_task_state=[task])
+        except Refused as error:
+            LOG.info("Guest %s changed meanwhile; the next pass looks again: %s",
+                     facts.uuid, error)
+
+    def _fail_build(self, facts: GuestFacts, verdict: Verdict) -> None:
+        if facts.domain.value is not None or facts.disks.value:
+            LOG.warning("Guest %s: %s Its domain or disks are kept.", facts.uuid, verdict.reason)
+        self._save(facts, {"vm_state": states.ERROR, "task_state": None})
+        self.world.conductor.fault(self.context, facts.uuid, {
+            "kind": "failed", "code": "lost_build", "what": verdict.reason,
+            "now": "Nothing of it is continued.", "next": "Delete the guest and create it again."})
+
+    # -- small memory -------------------------------------------------------------------------
+    def _waited(self, facts: GuestFacts) -> bool:
+        task = facts.fields.get("task_state")
+        if task is None:
+            return False
+        first = self._tasks_seen.setdefault((facts.uuid, task), _since(facts))
+        return self.world.clock.now() - first >= self.lost_after
+
+    def _forget_tasks(self, seen: Observation) -> None:
+        present = {(f.uuid, f.fields.get("task_state")) for f in seen.guests.values()}
+        self._tasks_seen = {k: v for k, v in self._tasks_seen.items() if k in present}
+        self.verdicts = {k: v for k, v in self.verdicts.items() if k in seen.guests}
+
+    def _rebooted(self, seen: Observation) -> bool:
+        """Whether the host was booted since the last complete pass."""
+        now = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+        before = self.world.journal.fact("boot_id")
+        if seen.unknown:
+            return before is not None and before != now
+        if before != now:
+            self.world.journal.set_fact("boot_id", now)
+        return before is not None and before != now
+
+
+def _since(facts: GuestFacts) -> float:
+    """When the control plane last changed the record; the time of looking if it does not say."""
+    text = facts.fields.get("updated_at")
+    try:
+        return min(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp(),
+                   facts.record.time)
+    except (AttributeError, ValueError):
+        return facts.record.time
+
+
+def _stand_in(facts: GuestFacts) -> dict[str, Any]:
+    """As much of an Instance as removing needs, for a guest that has no record any more."""
+    state = facts.domain.value
+    return {
+        "nova_object.name": "Instance", "nova_object.namespace": "nova",
+        "nova_object.version": "2.8", "nova_object.data": {
+            "uuid": facts.uuid, "display_name": state.name if state else facts.uuid,
+            "flavor": {"nova_object.name": "Flavor", "nova_object.namespace": "nova",
+                       "nova_object.version": "1.2", "nova_object.data": {
+                           "name": "gone", "vcpus": 1, "memory_mb": 1}}}}
+
+
+def restore_claims(world: Any, seen: Observation) -> None:
+    """Claim again what guests of ours hold when the journal has no claim for them (it was lost, or
+    the guest came from another agent)."""
+    for facts in seen.guests.values():
+        domain = facts.domain.value
+        if facts.record.value is None or domain is None or not domain.ours or facts.operation:
+            continue
+        kinds = {claim.kind for claim in facts.claims}
+        size: Flavor = flavor(facts.fields.get("flavor"))
+        for kind, content in (("resources", need(size)), ("disks", {}), ("ports", {}),
+                              ("domain", {"generation": domain.generation,
+                                          "name": domain.name})):
+            if kind not in kinds:
+                world.journal.claim(kind, facts.uuid, facts.uuid, domain.operation, content)

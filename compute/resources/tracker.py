@@ -1,0 +1,148 @@
+"""Room on this host: what there is, what is claimed, and what the control plane is told.
+
+Claims are rows of the journal, so they survive a restart. The limits are
+``total * allocation_ratio - reserved`` for vCPUs, memory (MiB) and disk (GiB), as Nova's.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from compute.errors import Refused
+from compute.model.guest import HostFacts
+from compute.rpc.primitives import Primitive, data, make
+from db.journal import Journal
+from virt.driver import Driver
+
+KINDS = ("vcpus", "memory_mb", "disk_gb")
+UNITS = {"vcpus": "vCPUs", "memory_mb": "MiB of memory", "disk_gb": "GiB of disk"}
+
+
+class Tracker:
+    """Inventory and claims of one host.
+
+    :param conductor: where the ComputeNode is saved.
+    :param identity: the node's uuid (see compute.resources.node).
+    """
+
+    def __init__(self, conf: Any, host: str, journal: Journal, driver: Driver, conductor: Any):
+        self.conf, self.host = conf, host
+        self.journal, self.driver, self.conductor = journal, driver, conductor
+        self.record: Primitive | None = None  # our ComputeNode as last saved
+        self.node = ""
+        self._facts: HostFacts | None = None
+        self._saving = threading.Lock()
+
+    # -- what there is ------------------------------------------------------------------------
+    def facts(self, refresh: bool = False) -> HostFacts:
+        """The host as last looked at; looks again when asked to."""
+        if self._facts is None or refresh:
+            self._facts = self.driver.host_facts()
+            self.node = self.node or self._facts.hypervisor_hostname
+        return self._facts
+
+    def limits(self) -> dict[str, float]:
+        """How much may be promised of each kind."""
+        facts, conf = self.facts(), self.conf
+        return {
+            "vcpus": (facts.vcpus - conf.reserved_host_cpus) * conf.cpu_allocation_ratio,
+            "memory_mb": (facts.memory_mb - conf.reserved_host_memory_mb)
+            * conf.ram_allocation_ratio,
+            "disk_gb": facts.disk_gb * conf.disk_allocation_ratio
+            - conf.reserved_host_disk_mb / 1024,
+        }
+
+    def used(self, without: str | None = None) -> dict[str, int]:
+        """How much is claimed of each kind, optionally without one guest's claim."""
+        total = dict.fromkeys(KINDS, 0)
+        for claim in self.journal.claims(kind="resources"):
+            if claim.guest != without:
+                for kind in KINDS:
+                    total[kind] += int(claim.data.get(kind, 0))
+        return total
+
+    def check(self, guest: str, need: Mapping[str, int]) -> None:
+        """See that a guest fits.
+
+        :raises Refused: code ``no_room``, with the figures of everything that does not fit.
+        """
+        limits, used = self.limits(), self.used(without=guest)
+        short = [
+            f"{need[kind]} {UNITS[kind]} asked for, {max(limits[kind] - used[kind], 0):g} of "
+            f"{limits[kind]:g} free"
+            for kind in KINDS if need[kind] and used[kind] + need[kind] > limits[kind]
+        ]
+        if short:
+            raise Refused(f"Guest {guest} does not fit on host {self.host}: {'; '.join(short)}.",
+                          now="Nothing was made on this host.",
+                          next="The scheduler is told and may try another host.", code="no_room")
+
+    # -- what the control plane is told -------------------------------------------------------
+    def compute_id(self, context: Mapping[str, Any]) -> int:
+        """The ComputeNode row's id."""
+        if self.record is None:
+            raise Refused("This host has no ComputeNode record yet.", code="host_not_found")
+        return data(self.record)["id"]
+
+    def fields(self) -> dict[str, Any]:
+        """The ComputeNode's fields as of now."""
+        facts, used = self.facts(), self.used()
+        claims = self.journal.claims(kind="resources")
+        memory_used = used["memory_mb"] + self.conf.reserved_host_memory_mb
+        return {
+            "vcpus": facts.vcpus, "memory_mb": facts.memory_mb, "local_gb": facts.disk_gb,
+            "vcpus_used": used["vcpus"], "memory_mb_used": memory_used,
+            "local_gb_used": used["disk_gb"],
+            "free_ram_mb": facts.memory_mb - memory_used,
+            "free_disk_gb": facts.disk_gb - used["disk_gb"],
+            "disk_available_least": facts.disk_free_gb,
+            "running_vms": len(claims), "current_workload": 0,
+            "hypervisor_type": facts.hypervisor_type,
+            "hypervisor_version": facts.hypervisor_version,
+            "hypervisor_hostname": facts.hypervisor_hostname, "host_ip": facts.host_ip,
+            "cpu_info": json.dumps(dict(facts.cpu_info)), "numa_topology": None,
+            "cpu_allocation_ratio": self.conf.cpu_allocation_ratio,
+            "ram_allocation_ratio": self.conf.ram_allocation_ratio,
+            "disk_allocation_ratio": self.conf.disk_allocation_ratio,
+            "pci_device_pools": make("PciDevicePoolList", {"objects": []}),
+            "supported_hv_specs": [
+                make("HVSpec", {"arch": arch, "hv_type": hv, "vm_mode": mode})
+                for arch, hv, mode in facts.supported],
+            "metrics": "[]",
+            "stats": {"failed_builds": "0", "num_instances": str(len(claims))},
+        }
+
+    def report(self, context: Mapping[str, Any], refresh: bool = False) -> bool:
+        """Save the ComputeNode if anything changed. Returns whether it was saved."""
+        with self._saving:
+            if self.record is None:
+                return False
+            if refresh:
+                self.facts(refresh=True)
+            before = data(self.record)
+            wanted = self.fields()
+            changed = {key: value for key, value in wanted.items()
+                       if _plain(before.get(key)) != _plain(value)}
+            if not changed:
+                return False
+            self.record = self.conductor.save(context, self.record, changed)
+            return True
+
+
+def _plain(value: Any) -> Any:
+    """A value without what differs between saying and hearing an object."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()
+                if k not in ("nova_object.changes", "nova_object.version")}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def new_record(tracker: Tracker, identity: str, service_id: int | None) -> Primitive:
+    """The ComputeNode of a host that registers for the first time."""
+    return make("ComputeNode", {**tracker.fields(), "uuid": identity, "host": tracker.host,
+                                "service_id": service_id})

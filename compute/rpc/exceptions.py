@@ -1,0 +1,105 @@
+"""Errors across the wire, in both directions, in one table each.
+
+Nova's callers re-create an exception by module and class name, so ours are classes that call
+themselves ``nova.exception.<Name>`` without Nova being there. What the conductor raises arrives as
+oslo.messaging's RemoteError naming the class, since we have no nova.exception to import.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import oslo_messaging as messaging
+from oslo_messaging.rpc.client import RemoteError
+
+from compute.errors import Failed, MagnetarError, NeedsOperator, Refused, Retryable, Unknown
+
+# Our codes -> the class of nova.exception that callers of the compute RPC API expect.
+TO_NOVA = {
+    "no_room": "ComputeResourcesUnavailable",
+    "guest_not_found": "InstanceNotFound",
+    "busy": "InstanceInvalidState",
+    "stale": "UnexpectedTaskStateError",
+    "deleting": "UnexpectedDeletingTaskStateError",
+    "bad_request": "Invalid",
+    "image_not_found": "ImageNotFound",
+    "image_unacceptable": "ImageUnacceptable",
+    "flavor_unacceptable": "Invalid",
+    "flavor_disk_too_small": "FlavorDiskSmallerThanImage",
+    "network_missing": "NetworkNotFound",
+    "host_not_found": "ComputeHostNotFound",
+    "service_not_found": "ServiceNotFound",
+    "service_too_old": "ServiceTooOld",
+    "disk_full": "InsufficientFreeDiskSpace",
+    "no_valid_host": "NoValidHost",
+}
+
+# The conductor's exception classes -> kind and code of ours.
+FROM_NOVA: dict[str, tuple[type[MagnetarError], str]] = {
+    "UnexpectedTaskStateError": (Refused, "stale"),
+    "UnexpectedVMStateError": (Refused, "stale"),
+    "InstanceUpdateConflict": (Refused, "stale"),
+    "UnknownInstanceUpdateConflict": (Unknown, "conflict"),
+    "UnexpectedDeletingTaskStateError": (Refused, "deleting"),
+    "InstanceNotFound": (Refused, "guest_not_found"),
+    "ComputeHostNotFound": (Refused, "host_not_found"),
+    "ComputeHostNotCreated": (Retryable, "conductor_error"),
+    "HostBinaryNotFound": (Refused, "service_not_found"),
+    "ServiceNotFound": (Refused, "service_not_found"),
+    "ServiceTooOld": (Refused, "service_too_old"),
+    "InstanceActionNotFound": (Refused, "action_not_found"),
+    "InstanceActionEventNotFound": (Refused, "action_not_found"),
+    "InstanceInfoCacheNotFound": (Refused, "guest_not_found"),
+    "NoValidHost": (Refused, "no_valid_host"),
+    "NetworkNotFound": (Refused, "network_missing"),
+    "DBConnectionError": (Unknown, "conductor_database"),
+    "DBDeadlock": (Retryable, "conductor_database"),
+    "OperationalError": (Unknown, "conductor_database"),
+    "DBError": (Unknown, "conductor_database"),
+}
+
+
+@cache
+def nova_exception(name: str) -> type[Exception]:
+    """A class that serializes as ``nova.exception.<name>``.
+
+    Its first argument is the message; ``code`` is the HTTP status that Nova's API may look at.
+    """
+
+    def __init__(self, message: str = "", **kwargs):
+        Exception.__init__(self, message)
+        self.kwargs = {"message": message, **kwargs}
+
+    def __str__(self) -> str:
+        return self.args[0] if self.args else ""
+
+    return type(name, (Exception,), {
+        "__module__": "nova.exception", "__init__": __init__, "__str__": __str__,
+        "__doc__": f"Stands for nova.exception.{name} on the wire.",
+    })
+
+
+def to_nova(error: MagnetarError) -> Exception:
+    """Our error as the exception that Nova's callers expect."""
+    return nova_exception(TO_NOVA.get(error.code, "NovaException"))(str(error))
+
+
+def from_remote(error: Exception, doing: str) -> MagnetarError:
+    """What an RPC call raised, as one of our kinds.
+
+    :param doing: what was being asked, for the message: "save instance …".
+    """
+    if isinstance(error, MagnetarError):
+        return error
+    if isinstance(error, messaging.MessagingTimeout):
+        return Unknown(f"No answer came when asked to {doing}.", code="rpc_timeout",
+                       next="It is asked again until the control plane answers.")
+    if isinstance(error, messaging.MessageDeliveryFailure | ConnectionError):
+        return Retryable(f"The message broker did not take the request to {doing}.",
+                         code="broker_unreachable")
+    name = error.exc_type if isinstance(error, RemoteError) else type(error).__name__
+    text = error.value if isinstance(error, RemoteError) else str(error)
+    kind, code = FROM_NOVA.get(name, (Failed, "remote_error"))
+    if kind is NeedsOperator or kind is Failed:
+        return kind(f"The other side could not {doing}: {name}: {text}", code=code)
+    return kind(f"Could not {doing}: {text}", code=code)

@@ -1,0 +1,62 @@
+"""claim: room on this host, and the control plane's word that the guest is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import Refused
+from compute.model import states
+from compute.model.guest import Flavor
+
+
+def need(flavor: Flavor) -> dict[str, int]:
+    """What a flavor takes: vCPUs, memory in MiB, disk in GiB."""
+    return {
+        "vcpus": flavor.vcpus, "memory_mb": flavor.memory_mb,
+        "disk_gb": flavor.root_gb + flavor.ephemeral_gb + -(-flavor.swap_mb // 1024),
+    }
+
+
+class Claim(Step):
+    """Check the room, write the claim down, and set host and node by compare-and-swap.
+
+    The claim row is written with the intent; a guest that does not fit is refused before it.
+    """
+
+    name = "claim"
+
+    def claims(self, run: Run) -> list:
+        if run.world.journal.claims(kind="domain", guest=run.row.guest):
+            raise Refused(f"Guest {run.row.guest} was built on this host already.",
+                          now="It was not touched.", code="stale")
+        run.world.inventory.check(run.row.guest, need(run.guest.flavor))
+        return [("resources", run.row.guest, need(run.guest.flavor))]
+
+    def do(self, run: Run) -> None:
+        world = run.world
+        run.save(
+            {
+                "host": world.host, "node": world.inventory.node, "launched_on": world.host,
+                "compute_id": world.inventory.compute_id(run.context),
+                "vm_state": states.BUILDING, "task_state": states.NETWORKING,
+            },
+            expected_vm_state=[states.BUILDING],
+            # ours, when an answer got lost and this runs again
+            expected_task_state=[states.SCHEDULING, None]
+            + ([states.NETWORKING] if run.resumed or run.row.attempts else []),
+        )
+
+    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        run.world.journal.release(guest=run.row.guest, kind="resources")
+
+
+class Release(Step):
+    """release: give up everything that the journal says is the guest's."""
+
+    name = "release"
+
+    def do(self, run: Run) -> None:
+        run.world.journal.release(guest=run.row.guest)

@@ -1,0 +1,107 @@
+"""image, disks: the base in the cache, and the guest's own disks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import Failed
+from compute.model.guest import CachedImage, Guest
+from compute.steps.ports import nics_of
+
+
+class Image(Step):
+    """Bring the image into the cache, inspected, and check that it fits the flavor.
+
+    Nothing to undo: the cache ages by itself.
+    """
+
+    name = "image"
+
+    def do(self, run: Run) -> dict[str, Any] | None:
+        image = run.guest.image
+        if image is None:
+            raise Failed(f"Guest {run.row.guest} has no image, and booting from a volume is not "
+                         "possible yet.", next="Create it from an image.",
+                         code="image_unacceptable")
+        driver = run.world.driver
+        base = driver.cached_image(image)
+        if base is None:
+            base = driver.fetch_image(image, run.world.images, _Progress(run), run.check)
+        driver.check_image(run.guest, base)
+        return asdict(base)
+
+
+class _Progress:
+    """Says how far a download is, at most once a second."""
+
+    def __init__(self, run: Run):
+        self.run, self.said = run, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self.run.world.clock.now()
+        if now - self.said >= 1:
+            self.said = now
+            of = f" of {total >> 20} MiB" if total else ""
+            self.run.say(f"image: {done >> 20} MiB{of}")
+
+
+class Disks(Step):
+    """Create the guest's disks and config drive."""
+
+    name = "disks"
+
+    def claims(self, run: Run) -> list:
+        return [("disks", run.row.guest, {})]
+
+    def do(self, run: Run) -> int:
+        base = run.outcome("image")
+        secrets = run.world.secrets.load(run.row.id, "guest")
+        disks = run.world.driver.create_disks(
+            with_nics(run), CachedImage(**base) if base else None, secrets)
+        return len(disks)
+
+    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        remove_disks(run)
+
+
+class DisksPresent(Step):
+    """Make sure that the guest's disks are on this host before anything is started."""
+
+    name = "disks"
+
+    def do(self, run: Run) -> int:
+        found = run.world.driver.disks(run.row.guest)
+        if not found:
+            raise Failed(f"Guest {run.row.guest} has no disks on this host.",
+                         now="The guest is off; nothing was changed.",
+                         next=f"See 'magnetar explain {run.row.guest}' for where they may be.",
+                         code="disks_missing")
+        return len(found)
+
+
+class DisksGone(Step):
+    """Delete the guest's disks. Reached only for a guest of ours whose delete was asked for."""
+
+    name = "disks"
+
+    def do(self, run: Run) -> None:
+        remove_disks(run)
+
+
+def remove_disks(run: Run) -> None:
+    """Delete disks that are claimed by us; disks without a claim go to quarantine."""
+    journal, driver, uuid = run.world.journal, run.world.driver, run.row.guest
+    if journal.claims(kind="disks", guest=uuid):
+        driver.delete_disks(uuid)
+    elif driver.disks(uuid):
+        driver.quarantine_disks(uuid)
+    journal.release(guest=uuid, kind="disks")
+
+
+def with_nics(run: Run) -> Guest:
+    """The guest with the NICs that this operation allocated."""
+    return replace(run.guest, nics=nics_of(run))

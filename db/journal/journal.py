@@ -1,0 +1,244 @@
+"""Queries of the journal. Each method is one short transaction that is durable when it returns."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from compute.errors import Refused
+from db.journal import rows
+from db.journal.rows import Claim, OperationRow, StepRow
+
+# (kind, key, data) of a thing that a step is about to make
+NewClaim = tuple[str, str, Mapping[str, Any]]
+
+
+class Journal:
+    """The journal of one host.
+
+    :param engine: an SQLite engine opened with ``durable=True``.
+    :param now: the clock, seconds since the epoch.
+    """
+
+    def __init__(self, engine: Engine, now: Callable[[], float]):
+        self.engine, self.now = engine, now
+
+    # -- operations ---------------------------------------------------------------------------
+    def accept(
+        self, verb: str, guest: str, request_id: str, request: Mapping[str, Any], *,
+        id: str | None = None, deadline: float | None = None, preempts: bool = False,
+    ) -> tuple[OperationRow, bool]:
+        """Write down a request before anything is done for it.
+
+        The same verb, guest and request id again returns the first row and False. While another
+        operation holds the guest, a request that ``preempts`` (a delete) tells that one to abort
+        and waits for it; any other is refused.
+
+        :returns: the row, and whether it is new.
+        :raises Refused: code ``busy``, naming the holder.
+        """
+        table = rows.operations
+        with self.engine.begin() as connection:
+            same = self._one(connection, sa.and_(
+                table.c.verb == verb, table.c.guest == guest, table.c.request_id == request_id))
+            if same is not None:
+                return same, False
+            holder = self._one(connection, table.c.lock == guest)
+            waiting = self._one(connection, sa.and_(
+                table.c.guest == guest, table.c.waits_for.is_not(None)))
+            if waiting is not None or (holder is not None and not preempts):
+                raise _busy(guest, waiting or holder)
+            if holder is not None:
+                self._preempt(connection, holder, verb)
+                holder = self._one(connection, table.c.lock == guest)
+            now = self.now()
+            values = {
+                "id": id or str(uuid.uuid4()), "verb": verb, "guest": guest, "request_id": request_id,
+                "state": rows.ACCEPTED, "active": True,
+                "lock": None if holder else guest, "waits_for": holder.id if holder else None,
+                "request": dict(request), "step": None, "steps_done": 0, "steps_total": 0,
+                "attempts": 0, "restarts": 0, "created": now, "updated": now,
+                "deadline": deadline,
+            }
+            connection.execute(table.insert().values(**values))
+            return self._one(connection, table.c.id == values["id"]), True
+
+    def _preempt(self, connection: Connection, holder: OperationRow, verb: str) -> None:
+        values: dict[str, Any] = {"abort": f"a {verb} was asked for", "updated": self.now()}
+        if holder.state == rows.NEEDS_OPERATOR:  # nobody works on it: the newcomer takes over
+            values |= {"state": rows.UNDONE, "active": False, "lock": None,
+                       "message": f"superseded by a {verb}"}
+        connection.execute(
+            rows.operations.update().where(rows.operations.c.id == holder.id).values(**values))
+
+    def take_lock(self, operation: str) -> bool:
+        """Give a waiting operation its guest's lock, if nobody holds it. Returns success."""
+        table = rows.operations
+        with self.engine.begin() as connection:
+            row = self._one(connection, table.c.id == operation)
+            if row is None or not row.active:
+                return False
+            if row.lock is None:
+                if self._one(connection, table.c.lock == row.guest) is not None:
+                    return False
+                connection.execute(table.update().where(table.c.id == operation).values(
+                    lock=row.guest, waits_for=None, updated=self.now()))
+            return True
+
+    def get(self, operation: str) -> OperationRow | None:
+        """One operation by id."""
+        with self.engine.connect() as connection:
+            return self._one(connection, rows.operations.c.id == operation)
+
+    def find(self, *, guest: str | None = None, active: bool | None = None,
+             limit: int = 1000) -> list[OperationRow]:
+        """Operations, oldest first; at most the newest ``limit``."""
+        table = rows.operations
+        query = sa.select(table).order_by(table.c.created.desc()).limit(limit)
+        if guest is not None:
+            query = query.where(table.c.guest == guest)
+        if active is not None:
+            query = query.where(table.c.active == active)
+        with self.engine.connect() as connection:
+            return [OperationRow(**r._mapping) for r in connection.execute(query)][::-1]
+
+    def update(self, operation: str, **values: Any) -> None:
+        """Set columns of an operation. An ended state also frees the guest's lock."""
+        with self.engine.begin() as connection:
+            self._update(connection, operation, values)
+
+    def _update(self, connection: Connection, operation: str, values: dict[str, Any]) -> None:
+        if values.get("state") in rows.ENDED:
+            values |= {"active": False, "lock": None, "waits_for": None, "retry_at": None}
+        connection.execute(
+            rows.operations.update().where(rows.operations.c.id == operation)
+            .values(updated=self.now(), **values))
+
+    def forget(self, before: float) -> int:
+        """Remove operations that ended before a time. Returns how many."""
+        table = rows.operations
+        with self.engine.begin() as connection:
+            return connection.execute(table.delete().where(
+                table.c.active.is_(False), table.c.updated < before)).rowcount
+
+    # -- steps --------------------------------------------------------------------------------
+    def steps(self, operation: str) -> list[StepRow]:
+        """The steps of an operation that were begun, in order, conclusion last."""
+        table = rows.steps
+        query = sa.select(table).where(table.c.operation == operation)
+        with self.engine.connect() as connection:
+            found = [StepRow(**r._mapping) for r in connection.execute(query)]
+        return sorted(found, key=lambda r: (r.phase != rows.FORWARD, r.seq))
+
+    def intend(self, operation: str, phase: str, seq: int, name: str,
+               undo: Mapping[str, Any], new_claims: Iterable[NewClaim] = ()) -> None:
+        """Write down that a step is about to have its effect, with what would undo it, and claim
+        what it will make."""
+        now = self.now()
+        with self.engine.begin() as connection:
+            guest = self._one(connection, rows.operations.c.id == operation).guest
+            connection.execute(rows.steps.insert().values(
+                operation=operation, phase=phase, name=name, seq=seq, state=rows.INTENDED,
+                undo=dict(undo), started=now))
+            for kind, key, data in new_claims:
+                self._claim(connection, kind, key, guest, operation, data)
+            self._update(connection, operation, {"step": name, "attempts": 0, "retry_at": None})
+
+    def record(self, operation: str, phase: str, name: str, outcome: Any, done: int) -> None:
+        """Write down that a step had its effect."""
+        with self.engine.begin() as connection:
+            self._set_step(connection, operation, phase, name, state=rows.STEP_DONE,
+                           outcome=outcome, finished=self.now(), error=None)
+            self._update(connection, operation,
+                         {"steps_done": done, "attempts": 0, "message": None})
+
+    def record_undo(self, operation: str, name: str, error: Mapping[str, str] | None) -> None:
+        """Write down that a step was undone, or that its undo failed."""
+        state = rows.UNDO_FAILED if error else rows.STEP_UNDONE
+        with self.engine.begin() as connection:
+            self._set_step(connection, operation, rows.FORWARD, name, state=state,
+                           error=error, finished=self.now())
+            self._update(connection, operation, {"attempts": 0})
+
+    def _set_step(self, connection: Connection, operation: str, phase: str, name: str,
+                  **values: Any) -> None:
+        table = rows.steps
+        connection.execute(table.update().where(
+            table.c.operation == operation, table.c.phase == phase, table.c.name == name
+        ).values(**values))
+
+    def reopen(self, operation: str) -> None:
+        """Let undos that failed be tried again."""
+        table = rows.steps
+        with self.engine.begin() as connection:
+            connection.execute(table.update().where(
+                table.c.operation == operation, table.c.state == rows.UNDO_FAILED
+            ).values(state=rows.STEP_DONE, error=None))
+
+    # -- claims -------------------------------------------------------------------------------
+    def claims(self, *, kind: str | None = None, guest: str | None = None) -> list[Claim]:
+        """What is claimed on this host."""
+        query = sa.select(rows.claims)
+        if kind is not None:
+            query = query.where(rows.claims.c.kind == kind)
+        if guest is not None:
+            query = query.where(rows.claims.c.guest == guest)
+        with self.engine.connect() as connection:
+            return [Claim(**r._mapping) for r in connection.execute(query)]
+
+    def claim(self, kind: str, key: str, guest: str, operation: str, data: Mapping[str, Any],
+              ) -> None:
+        """Claim one thing, or change its data."""
+        with self.engine.begin() as connection:
+            self._claim(connection, kind, key, guest, operation, data)
+
+    def _claim(self, connection: Connection, kind: str, key: str, guest: str, operation: str,
+               data: Mapping[str, Any]) -> None:
+        table = rows.claims
+        where = sa.and_(table.c.kind == kind, table.c.key == key)
+        values = {"guest": guest, "operation": operation, "data": dict(data)}
+        if connection.execute(table.update().where(where).values(**values)).rowcount == 0:
+            connection.execute(
+                table.insert().values(kind=kind, key=key, created=self.now(), **values))
+
+    def release(self, *, guest: str, kind: str | None = None) -> None:
+        """Give up a guest's claims, all or one kind."""
+        query = rows.claims.delete().where(rows.claims.c.guest == guest)
+        if kind is not None:
+            query = query.where(rows.claims.c.kind == kind)
+        with self.engine.begin() as connection:
+            connection.execute(query)
+
+    # -- facts --------------------------------------------------------------------------------
+    def fact(self, name: str) -> Any:
+        """A small fact about this host, None if never written."""
+        with self.engine.connect() as connection:
+            return connection.execute(
+                sa.select(rows.facts.c.value).where(rows.facts.c.name == name)).scalar()
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Write down a small fact about this host."""
+        table, values = rows.facts, {"value": value, "updated": self.now()}
+        with self.engine.begin() as connection:
+            changed = connection.execute(
+                table.update().where(table.c.name == name).values(**values))
+            if changed.rowcount == 0:
+                connection.execute(table.insert().values(name=name, **values))
+
+    def _one(self, connection: Connection, where: sa.ColumnElement) -> OperationRow | None:
+        row = connection.execute(sa.select(rows.operations).where(where)).first()
+        return OperationRow(**row._mapping) if row is not None else None
+
+
+def _busy(guest: str, holder: OperationRow) -> Refused:
+    step = f", at step {holder.step}" if holder.step else ""
+    return Refused(
+        f"Guest {guest} is busy with {holder.verb}{step} (operation {holder.id}).",
+        now="Nothing was done for this request.",
+        next=f"Ask again when it has ended; 'magnetar op show {holder.id}' tells how far it is.",
+        code="busy",
+    )
