@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from compute.engine import crashpoints
 from compute.engine.step import Step
 from compute.errors import MagnetarError
 
@@ -43,3 +44,17 @@ class Operation:
         """The steps before the point of no return."""
         names = [step.name for step in self.steps]
         return self.steps[: names.index(self.final)] if self.final else self.steps
+
+    def crash_points(self) -> Iterator[str]:
+        """Names of all crash points that this operation passes, on any way that it can take."""
+        undoable = self.undoable()
+        for border in crashpoints.BORDERS:
+            yield f"{self.verb}.operation.{border}"
+        for step in self.steps:
+            forward = crashpoints.FORWARD if step.completes else crashpoints.BEGUN
+            backward = crashpoints.BACKWARD if step in undoable else ()
+            for point in (*forward, *backward):
+                yield f"{self.verb}.{step.name}.{point}"
+        for step in self.conclusion:
+            for point in crashpoints.FORWARD:
+                yield f"{self.verb}.conclude-{step.name}.{point}"

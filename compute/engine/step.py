@@ -26,6 +26,7 @@ class Step:
     """
 
     name = ""
+    completes = True  # False for a step whose do() always refuses
     attempts = 5  # how often a Retryable is tried again before the operation is undone
 
     def claims(self, run: Run) -> list[NewClaim]:

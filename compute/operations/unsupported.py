@@ -22,6 +22,7 @@ class Refuse(Step):
     """Always refuses, naming the method."""
 
     name = "refuse"
+    completes = False
 
     def do(self, run: Run) -> None:
         method = run.request["args"]["method"]

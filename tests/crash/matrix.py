@@ -1,0 +1,252 @@
+"""The kill matrix: end the process at every crash point, start again, see the invariants hold.
+
+The points are enumerated from the operations themselves. Each case forks from this warmed process:
+a first child is killed by SIGKILL at its point; a second one starts as the agent does and runs until
+all is at rest. Journal, hypervisor and control plane are files that outlive the children.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from compute.engine import crashpoints
+from compute.engine.operation import Operation
+from compute.engine.run import Run, Signals
+from compute.engine.runner import Runner
+from compute.errors import Failed
+from compute.manager import Manager, split_secrets
+from compute.model import states
+from compute.operations import OPERATIONS
+from compute.recovery.invariants import Finding, check
+from compute.recovery.observe import observe
+from compute.recovery.reconcile import Reconciler, restore_claims
+from db.journal import rows
+from tests import fakes
+
+CONTEXT = {"request_id": "req-1", "roles": ["member"], "auth_token": "token"}
+LIMIT = 5.0  # seconds to converge
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kill: ``point`` is where; ``fail_at`` makes the step fail first, so that the operation is
+    undone and the point lies on the way back; ``again`` is where recovery itself is killed."""
+
+    verb: str
+    point: str
+    fail_at: str | None = None
+    again: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The case as a test's name."""
+        words = [self.point, f"failing-{self.fail_at}" if self.fail_at else "",
+                 f"again-{self.again}" if self.again else ""]
+        return "_".join(w for w in words if w).replace(".", "_").replace("-", "_")
+
+
+def cases(operation: Operation) -> Iterator[Case]:
+    """A kill at each point. Points on the way back need a failure: the last step that can be undone
+    fails after its effect; conclusion points need one too."""
+    verb = operation.verb
+    undoable = operation.undoable()
+    failing = f"{verb}.{undoable[-1].name}.after_effect" if undoable else None
+    for point in operation.crash_points():
+        name, moment = point.split(".")[1:]
+        back = moment in crashpoints.BACKWARD or name.startswith("conclude-")
+        if verb == "unsupported":  # it always fails by itself
+            yield Case(verb, point)
+        else:
+            yield Case(verb, point, failing if back else None)
+
+
+def doubled(one: Case, operation: Operation) -> Iterator[Case]:
+    """The same kill, then another at each point that recovery passes."""
+    for point in operation.crash_points():
+        yield Case(one.verb, one.point, one.fail_at, point)
+
+
+# -- the guest before, the request, and what must be afterwards -----------------------------------
+PREPARED = {
+    "spawn": (states.BUILDING, states.SCHEDULING, {}),
+    "delete": (states.ACTIVE, states.DELETING, {"bdms": {}}),
+    "start": (states.STOPPED, states.POWERING_ON, {}),
+    "stop": (states.ACTIVE, states.POWERING_OFF, {"clean_shutdown": True}),
+    "reboot": (states.ACTIVE, states.REBOOTING, {"reboot_type": "SOFT"}),
+    "reap": (states.ACTIVE, None, {}),
+    "unsupported": (states.ACTIVE, "pausing", {"method": "pause_instance"}),
+}
+
+
+_prepared: dict[str, tuple[pathlib.Path, dict]] = {}
+
+
+def run_now(world, verb: str, args: dict, context: dict = CONTEXT) -> None:
+    """Accept and carry out one operation on this thread."""
+    guest = args["instance"]["nova_object.data"]["uuid"]
+    operation = OPERATIONS[verb]
+    public, secret = split_secrets(args, context)
+    operation.check(public)
+    row, _ = world.journal.accept(verb, guest, context["request_id"], public,
+                                  preempts=operation.preempts)
+    for part, values in secret.items():
+        world.secrets.keep(row.id, part, values)
+    Runner(Run(world, operation, row, Signals())).to_end()
+
+
+def prepare(root: pathlib.Path, verb: str) -> dict:
+    """A world in ``root`` with one guest ready for ``verb``; returns the request's arguments.
+
+    Made once for each verb, then copied.
+    """
+    if verb not in _prepared:
+        pattern = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-crash-pattern-"))
+        atexit.register(_remove, pattern, os.getpid())
+        _prepared[verb] = pattern, _prepare(pattern, verb)
+    pattern, args = _prepared[verb]
+    shutil.copytree(pattern, root, dirs_exist_ok=True)
+    return args
+
+
+def _remove(path: pathlib.Path, maker: int) -> None:
+    if os.getpid() == maker:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _prepare(root: pathlib.Path, verb: str) -> dict:
+    world = fakes.world(root)
+    vm_state, task, extra = PREPARED[verb]
+    prim = fakes.instance(uuid="aaaaaaaa-0000-4000-8000-000000000001")
+    uuid = prim["nova_object.data"]["uuid"]
+    world.conductor.add(prim)
+    if verb == "spawn":
+        world.journal.engine.dispose()
+        retry = {"retry": {"num_attempts": 1, "hosts": [[fakes.HOST, fakes.HOST]]}}
+        return fakes.build_args(prim, filter_properties=retry)
+    run_now(world, "spawn", fakes.build_args(prim), {**CONTEXT, "request_id": "req-0"})
+    if vm_state == states.STOPPED:
+        world.driver.power_off(uuid)
+        world.conductor.set(uuid, vm_state=vm_state, power_state=states.SHUTDOWN)
+    prim = world.conductor.set(uuid, task_state=task, deleted=verb == "reap")
+    world.journal.engine.dispose()
+    return {"instance": prim, **extra}
+
+
+# -- children -------------------------------------------------------------------------------------
+def child(work: Callable[[], None]) -> int:
+    """Run in a forked process; returns its wait status."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+def _armed(root: pathlib.Path, kill_at: str | None, fail_at: str | None) -> Callable[[str], None]:
+    failed = root / "failed-once"
+
+    def hook(name: str) -> None:
+        if name == fail_at and not failed.exists():
+            failed.touch()
+            raise Failed("This step was made to fail.", code="made_to_fail")
+        if name == kill_at:
+            (root / "visited").open("a").write(name + "\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def first_life(root: pathlib.Path, one: Case, args: dict) -> Callable[[], None]:
+    """The process that is killed at the case's point."""
+    def work() -> None:
+        crashpoints.arm(_armed(root, one.point, one.fail_at))
+        run_now(fakes.world(root), one.verb, args)
+    return work
+
+
+def next_life(root: pathlib.Path, one: Case, kill_at: str | None = None) -> Callable[[], None]:
+    """The process that starts after a kill, as the agent does, until all is at rest."""
+    def work() -> None:
+        crashpoints.arm(_armed(root, kill_at, one.fail_at))
+        world = fakes.world(root)
+        manager = Manager(world, workers=1)
+        reconciler = Reconciler(manager, CONTEXT, lost_after=0)
+        reconciler.resume()
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            while manager.running() and time.monotonic() < end:
+                time.sleep(0.002)
+            restore_claims(world, reconciler.run_pass())
+            if not manager.running() and not world.journal.find(active=True):
+                return
+        raise AssertionError(f"not at rest after {LIMIT} s: {world.journal.find(active=True)}")
+    return work
+
+
+# -- one case -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Outcome:
+    """What a case ended with."""
+
+    killed: bool
+    findings: list[Finding]
+    ended: list[str]
+    fields: dict
+    seconds: float
+    secrets_left: list[str]
+    domains: int
+    ports: list[str]
+    killed_again: bool = False
+
+
+def run(one: Case) -> Outcome:
+    """Carry out one case from nothing to rest."""
+    root = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-crash-"))
+    try:
+        args = prepare(root, one.verb)
+        status = child(first_life(root, one, args))
+        killed = os.WIFSIGNALED(status)
+        if not killed and status != 0:
+            raise AssertionError(f"{one.id}: the first process failed")
+        again = False
+        began = time.monotonic()
+        if one.again:
+            again = os.WIFSIGNALED(child(next_life(root, one, kill_at=one.again)))
+        if child(next_life(root, one)) != 0:
+            raise AssertionError(f"{one.id}: recovery failed")
+        seconds = time.monotonic() - began
+        return _outcome(root, killed, again, seconds)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _outcome(root: pathlib.Path, killed: bool, again: bool, seconds: float) -> Outcome:
+    world = fakes.world(root)
+    operations = world.journal.find()
+    prims = world.conductor.read()["instances"]
+    fields = next(iter(prims.values()))["nova_object.data"]
+    return Outcome(
+        killed=killed, findings=check(observe(world, CONTEXT)),
+        ended=[r.state for r in operations if r.state in rows.ENDED], fields=fields,
+        seconds=seconds, secrets_left=[p.name for p in (root / "secrets").iterdir()],
+        domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
+        killed_again=again)
