@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import pathlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -82,7 +81,7 @@ def make_driver(conf: Any) -> Any:
     if conf.compute_driver == "fake":
         from virt.fake import FakeDriver
 
-        return FakeDriver(conf.disk.instances_path, hostname=conf.host or socket.gethostname())
+        return FakeDriver(conf.disk.instances_path, hostname=conf.host)
     from virt.libvirt.driver import LibvirtDriver
     from virt.storage.store import Store
 
@@ -98,7 +97,7 @@ class Agent:
     def __init__(self, conf: Any, transport: Any, *, driver: Any = None,
                  methods: Mapping[str, Callable[..., Any]] | None = None):
         self.conf = conf
-        self.host = conf.host or socket.gethostname()
+        self.host = conf.host
         self.methods = dict(methods or {})
         self.serving = False
         self._stop = threading.Event()

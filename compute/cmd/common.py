@@ -29,11 +29,16 @@ def prepare(argv: Sequence[str], prog: str) -> Any:
     return conf
 
 
-def transport_for(conf: Any, url: str | None = None) -> Any:
-    """The RPC transport, on Nova's exchange."""
+def transport_for(conf: Any, otherwise: str | None = None) -> Any:
+    """The RPC transport, on Nova's exchange.
+
+    :param otherwise: the URL to use when no broker is configured.
+    """
     import oslo_messaging
 
     oslo_messaging.set_transport_defaults("nova")
+    configured = oslo_messaging.TransportURL.parse(conf)
+    url = otherwise if configured.transport == "rabbit" and not configured.hosts else None
     return oslo_messaging.get_rpc_transport(conf, url=url)
 
 

@@ -11,17 +11,16 @@ from collections.abc import Sequence  # noqa: E402
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both until told to stop. Messages stay in this process unless transport_url is set."""
     from compute.cmd import common
-    from compute.operator.socket import method_table
     from control import service
 
     words = list(sys.argv[1:] if argv is None else argv)
     conf = common.prepare(words, "magnetar up")
     conf.set_default("network_service", "embedded")
-    transport = common.transport_for(conf, None if conf.transport_url != "rabbit://" else "fake://")
+    transport = common.transport_for(conf, otherwise="fake://")
     control = service.start(conf, transport)
 
     def make() -> common.Agent:
-        return common.Agent(conf, transport, methods=method_table(control))
+        return common.Agent(conf, transport, methods=control.methods())
 
     return common.serve(make, after=control.stop)
 

@@ -7,6 +7,7 @@ options only there, and every call fails with a private ConfigOpts.
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import Sequence
 
 from oslo_config import cfg
@@ -39,7 +40,7 @@ def parse(args: Sequence[str], prog: str = "magnetar") -> cfg.ConfigOpts:
             f"The configuration cannot be read: {error}. Nothing was started. "
             "Correct the file or option named above and start again."
         ) from error
-    CONF.set_default("control_exchange", "nova") if "control_exchange" in CONF else None
+    CONF.set_default("host", socket.gethostname())
     return CONF
 
 

@@ -33,6 +33,12 @@ OPTS = [
         help="File system that ephemeral disks carry when a guest first sees them.",
     ),
     cfg.IntOpt(
+        "image_cache_seconds",
+        default=86400,
+        min=0,
+        help="Seconds after its last use at which an image that no guest uses leaves the cache.",
+    ),
+    cfg.IntOpt(
         "quarantine_days",
         default=7,
         min=0,

@@ -44,15 +44,15 @@ OPTS = [
     cfg.DictOpt(
         "hw_machine_type",
         default={},
-        help="Machine type by architecture, for example x86_64=q35. Default: q35 on x86_64, virt "
-        "on aarch64. An alias is resolved to its versioned name when a guest is first defined, "
-        "and that name is kept for the guest's life.",
+        help="Machine type by architecture, for example x86_64=pc. Default: q35. An alias is "
+        "resolved to its versioned name when a guest is first defined, and that name is kept for "
+        "the guest's life.",
     ),
     cfg.StrOpt(
         "cpu_mode",
         choices=["host-model", "host-passthrough", "maximum", "custom", "none"],
         help="CPU that guests see. Default: host-model with KVM; with emulation a fixed model "
-        "(Nehalem on x86_64, which is x86-64-v2), so that guests do not depend on QEMU's version.",
+        "(Nehalem, which is x86-64-v2), so that guests do not depend on QEMU's version.",
     ),
     cfg.ListOpt(
         "cpu_models",

@@ -33,6 +33,10 @@ class Operation:
         """How long it may take before it is undone; None for no limit."""
         return None
 
+    def event_name(self, request: Mapping[str, Any]) -> str:
+        """The InstanceActionEvent's name for a request."""
+        return self.event
+
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise Refused if the request cannot be understood. Touches nothing."""
 

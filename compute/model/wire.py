@@ -86,23 +86,31 @@ def image_of_instance(fields: Mapping[str, Any]) -> Image | None:
                   **{k: v for k, v in own.items() if v}})
 
 
+# The control plane sends most verbs without the flavor; what needs one reads the Instance anew.
+NO_FLAVOR = Flavor(name="", vcpus=0, memory_mb=0)
+
+
+def instance_of(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the Instance that a message is about; raises Refused when it has no uuid."""
+    fields = data(require(args, "instance", "Instance"))
+    uuid = fields.get("uuid")
+    if not isinstance(uuid, str) or len(uuid) != 36:
+        raise malformed("The Instance has no uuid.")
+    return fields
+
+
 def guest(prim: Primitive, image_meta: Mapping[str, Any] | None = None,
           name_template: str = "instance-%08x") -> Guest:
     """An Instance object as a Guest.
 
     :raises Refused: code ``bad_request`` when a field that we need is missing.
     """
-    fields = data(prim)
-    uuid = fields.get("uuid")
-    if not isinstance(uuid, str) or len(uuid) != 36:
-        raise malformed("The Instance has no uuid.")
-    if fields.get("flavor") is None:
-        raise malformed(f"Instance {uuid} comes without its flavor.")
+    fields = instance_of({"instance": prim})
     return Guest(
-        uuid=uuid, name=domain_name(fields, name_template),
+        uuid=fields["uuid"], name=domain_name(fields, name_template),
         display_name=fields.get("display_name") or "",
         hostname=fields.get("hostname") or "",
-        flavor=flavor(fields["flavor"]),
+        flavor=flavor(fields["flavor"]) if fields.get("flavor") else NO_FLAVOR,
         image=image(image_meta) or image_of_instance(fields),
         project_id=fields.get("project_id") or "", user_id=fields.get("user_id") or "",
         metadata=dict(fields.get("metadata") or {}),

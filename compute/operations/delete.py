@@ -39,7 +39,7 @@ class Delete(Operation):
     preempts = True
 
     def check(self, request: Mapping[str, Any]) -> None:
-        wire.guest(wire.require(request["args"], "instance", "Instance"))
+        wire.instance_of(request["args"])
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
         return () if error.code == "stale" else self.conclusion

@@ -59,7 +59,7 @@ class Reboot(Operation):
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]
-        wire.guest(wire.require(args, "instance", "Instance"))
+        wire.instance_of(args)
         if args.get("reboot_type") not in ("SOFT", "HARD"):
             raise wire.malformed("Argument 'reboot_type' has to be SOFT or HARD.")
 

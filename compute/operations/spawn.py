@@ -34,9 +34,7 @@ class Spawned(Record):
     def more(self, run: Run) -> Mapping[str, Any]:
         machine = {f"image_{key}": value for key, value in (run.outcome("domain") or {}).items()}
         kept = data(run.instance).get("system_metadata") or {}
-        roles = ",".join(run.context.get("roles") or ())
-        return {"launched_at": utc(run),
-                "system_metadata": {**kept, **machine, "boot_roles": roles}}
+        return {"launched_at": utc(run), "system_metadata": {**kept, **machine}}
 
 
 class Handback(Step):
@@ -47,8 +45,10 @@ class Handback(Step):
 
     def do(self, run: Run) -> None:
         again = can_reschedule(run)
+        kept = data(run.instance).get("system_metadata") or {}
         changes = {
             "host": None, "node": None, "compute_id": None, "availability_zone": None,
+            "launched_on": None, "system_metadata": {**kept, "network_allocated": "False"},
             "vm_state": states.BUILDING if again else states.ERROR,
             "task_state": states.SCHEDULING if again else None,
         }
@@ -84,8 +84,8 @@ class Spawn(Operation):
     verb = "spawn"
     event = "compute__do_build_and_run_instance"
     steps = (
-        Claim(),        # room on this host, and host and node in the control plane's record
         Event(),        # the tenant sees that it began
+        Claim(),        # room on this host, and host and node in the control plane's record
         Ports(),        # addresses; networks present on this host
         DeviceNames(),  # block device mappings get their device names
         Image(),        # base in the cache, inspected
@@ -96,17 +96,20 @@ class Spawn(Operation):
         Finish(),       # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Handback(), Fault(), Finish())
+    conclusion = (Handback(), Fault(), Finish(success=can_reschedule))
 
     def seconds(self, conf: Any) -> float:
         return conf.timeouts.build
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]
-        wire.guest(wire.require(args, "instance", "Instance"), args.get("image"))
+        if not wire.instance_of(args).get("flavor"):
+            raise wire.malformed("The Instance to build comes without its flavor.")
+        wire.guest(args["instance"], args.get("image"))
         wire.network_requests(args.get("requested_networks"))
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        if error.code in ("stale", "guest_not_found"):
-            return ()
-        return self.conclusion[2:] if error.code in NOT_OURS else self.conclusion
+        handback, fault, finish = self.conclusion
+        if error.code in NOT_OURS:
+            return (finish,)
+        return (handback, finish) if can_reschedule(run) else (handback, fault, finish)

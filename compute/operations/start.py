@@ -38,7 +38,7 @@ class Start(Operation):
     conclusion = (Restore([states.POWERING_ON]), Fault(), Finish())
 
     def check(self, request: Mapping[str, Any]) -> None:
-        wire.guest(wire.require(request["args"], "instance", "Instance"))
+        wire.instance_of(request["args"])
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
         return () if error.code in SILENT else self.conclusion

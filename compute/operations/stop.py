@@ -36,7 +36,7 @@ class Stop(Operation):
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]
-        wire.guest(wire.require(args, "instance", "Instance"))
+        wire.instance_of(args)
         if not isinstance(args.get("clean_shutdown", True), bool):
             raise wire.malformed("Argument 'clean_shutdown' has to be true or false.")
 

@@ -13,7 +13,7 @@ from compute.engine.operation import Operation
 from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.errors import MagnetarError, Refused
-from compute.model.wire import require
+from compute.model.wire import instance_of
 from compute.rpc.primitives import data
 from compute.steps.record import Event, Fault, Finish, publish
 
@@ -52,7 +52,10 @@ class Unsupported(Operation):
     conclusion = (NoTask(), Fault(), Finish())
 
     def check(self, request: Mapping[str, Any]) -> None:
-        require(request["args"], "instance", "Instance")
+        instance_of(request["args"])
+
+    def event_name(self, request: Mapping[str, Any]) -> str:
+        return f"compute_{request['args']['method']}"
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
         return self.conclusion

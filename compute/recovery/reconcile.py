@@ -173,10 +173,7 @@ def _stand_in(facts: GuestFacts) -> dict[str, Any]:
     return {
         "nova_object.name": "Instance", "nova_object.namespace": "nova",
         "nova_object.version": "2.8", "nova_object.data": {
-            "uuid": facts.uuid, "display_name": state.name if state else facts.uuid,
-            "flavor": {"nova_object.name": "Flavor", "nova_object.namespace": "nova",
-                       "nova_object.version": "1.2", "nova_object.data": {
-                           "name": "gone", "vcpus": 1, "memory_mb": 1}}}}
+            "uuid": facts.uuid, "display_name": state.name if state else facts.uuid}}
 
 
 def restore_claims(world: Any, seen: Observation) -> None:

@@ -140,7 +140,7 @@ class ConductorClient:
         """Write the InstanceFault that 'server show' displays."""
         details = " ".join(v for k in ("what", "now", "next") if (v := error.get(k)))
         self.object_action(context, make("InstanceFault", {
-            "instance_uuid": uuid, "code": 400 if error.get("kind") == "refused" else 500,
+            "instance_uuid": uuid, "code": 500,
             "message": (error.get("what") or "")[:255], "details": details, "host": self.host,
         }), "create")
 

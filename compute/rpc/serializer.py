@@ -35,6 +35,8 @@ class Context(oslo_context.RequestContext):
     @classmethod
     def from_dict(cls, values: dict[str, Any], **kwargs: Any) -> Context:
         """Build a context from what came over the wire; unknown keys are kept in ``extra``."""
+        kwargs.setdefault("user_id", values.get("user_id") or values.get("user"))
+        kwargs.setdefault("project_id", values.get("project_id") or values.get("project"))
         return super().from_dict(values, extra=values, **kwargs)
 
 

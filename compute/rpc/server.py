@@ -37,7 +37,7 @@ class Handlers:
         self.world = manager.world
 
     def _accept(self, verb: str, context: Mapping[str, Any], args: Mapping[str, Any]) -> None:
-        guest = data(wire.require(args, "instance", "Instance")).get("uuid")
+        guest = wire.instance_of(args)["uuid"]
         request_id = context.get("request_id") or f"message-{id(args)}"
         self.manager.accept(verb, guest, request_id, args, context)
 
@@ -58,7 +58,7 @@ class Handlers:
 
     def get_console_output(self, context, args) -> str:
         """The console log's last ``tail_length`` lines, or all that is kept (100 KiB)."""
-        uuid = data(wire.require(args, "instance", "Instance"))["uuid"]
+        uuid = wire.instance_of(args)["uuid"]
         lines = args["tail_length"]
         if lines is not None and not str(lines).lstrip("-").isdigit():
             raise wire.malformed("Argument 'tail_length' has to be a number of lines or null.")

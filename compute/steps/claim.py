@@ -10,6 +10,7 @@ from compute.engine.step import Step
 from compute.errors import Refused
 from compute.model import states
 from compute.model.guest import Flavor
+from compute.rpc.primitives import data
 
 
 def need(flavor: Flavor) -> dict[str, int]:
@@ -37,10 +38,12 @@ class Claim(Step):
 
     def do(self, run: Run) -> None:
         world = run.world
+        kept = data(run.instance).get("system_metadata") or {}
         run.save(
             {
                 "host": world.host, "node": world.inventory.node, "launched_on": world.host,
                 "compute_id": world.inventory.compute_id(run.context),
+                "system_metadata": {**kept, "boot_roles": ",".join(run.context.get("roles") or ())},
                 "vm_state": states.BUILDING, "task_state": states.NETWORKING,
             },
             expected_vm_state=[states.BUILDING],
@@ -49,7 +52,7 @@ class Claim(Step):
             + ([states.NETWORKING] if run.resumed or run.row.attempts else []),
         )
 
-    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+    def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         run.world.journal.release(guest=run.row.guest, kind="resources")
 
 

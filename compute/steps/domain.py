@@ -7,8 +7,9 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
-from compute.errors import NeedsOperator
+from compute.errors import Failed, NeedsOperator
 from compute.model import states
+from compute.model.wire import NO_FLAVOR
 from compute.steps.disks import with_nics
 
 OFF = (states.SHUTDOWN, states.CRASHED, states.NOSTATE)
@@ -38,6 +39,9 @@ class Domain(Step):
 
     def do(self, run: Run) -> dict[str, str]:
         guest = with_nics(run)
+        if guest.flavor is NO_FLAVOR:
+            raise Failed(f"The control plane gave no flavor for guest {run.row.guest}.",
+                         now="Its definition was not changed.", code="bad_request")
         disks = run.world.driver.disks(run.row.guest)
         return dict(run.world.driver.define(
             guest, disks, guest.nics, generation=generation(run), operation=run.row.id))

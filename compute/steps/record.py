@@ -6,7 +6,7 @@ tenant's delete is never trampled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,19 +53,28 @@ class Event(Step):
     attempts = FOR_EVER
 
     def do(self, run: Run) -> None:
-        run.world.conductor.event_start(run.context, run.row.guest, run.operation.event)
+        run.world.conductor.event_start(run.context, run.row.guest,
+                                        run.operation.event_name(run.request))
 
 
 class Finish(Step):
-    """End the InstanceActionEvent: Success, or Error with what went wrong."""
+    """End the InstanceActionEvent: Success, or Error with what went wrong.
+
+    :param success: says whether an undone operation still counts as a success for the tenant, as a
+        build that another host goes on with does.
+    """
 
     name = "finish"
     attempts = FOR_EVER
 
+    def __init__(self, success: Callable[[Run], bool] = lambda run: False):
+        self.success = success
+
     def do(self, run: Run) -> None:
+        failed = run.undoing and run.row.error and not self.success(run)
         run.world.conductor.event_finish(
-            run.context, run.row.guest, run.operation.event,
-            dict(run.row.error) if run.undoing and run.row.error else None)
+            run.context, run.row.guest, run.operation.event_name(run.request),
+            dict(run.row.error) if failed else None)
 
 
 class Fault(Step):

@@ -1,8 +1,8 @@
 """The kill matrix: end the process at every crash point, start again, see the invariants hold.
 
 The points are enumerated from the operations themselves. Each case forks from this warmed process:
-a first child is killed by SIGKILL at its point; a second one starts as the agent does and runs until
-all is at rest. Journal, hypervisor and control plane are files that outlive the children.
+a first child is killed by SIGKILL at its point; a second one starts as the agent does and runs
+until all is at rest. Journal, hypervisor and control plane are files that outlive the children.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def child(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - printed; the exit code tells
             traceback.print_exc()
         finally:
             sys.stderr.flush()

@@ -1,0 +1,259 @@
+"""Images in a local directory: ``<directory>/<id>`` holds the bytes, ``<id>.json`` what it is.
+
+The bytes get their final name last and lose it first, so that an image which is listed is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import IO, Any
+
+from oslo_log import log
+
+from compute import concurrency
+from compute.errors import Failed, Refused
+from compute.model.guest import Image
+from virt.storage import files
+
+LOG = log.getLogger(__name__)
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "vhdx", "iso", "ami", "ari", "aki", "ploop")
+HASH = "sha512"  # as image services use
+BLOCK = 1024 * 1024
+LEFTOVER_AGE = 3600  # seconds; nobody takes that long from the description to the bytes
+
+Cancel = Callable[[], None]
+Progress = Callable[[int, int], None]
+
+
+def _no_cancel() -> None:
+    pass
+
+
+def _no_progress(done: int, total: int) -> None:
+    pass
+
+
+class LocalImages:
+    """The images of one directory. An ImageSource (see virt/driver.py) and the ways to fill it."""
+
+    def __init__(self, directory: str):
+        self._directory = os.path.abspath(directory)
+
+    def show(self, image_id: str) -> Image:
+        """Describe an image.
+
+        :raises Refused: code ``image_not_found``, for a malformed id too.
+        :raises Failed: code ``image_unreadable``, if its description is damaged.
+        """
+        path = self._path(image_id) + ".json"
+        try:
+            with files.explained(f"Reading the description of image {image_id}"):
+                return _image(image_id, files.read_json(path))
+        except (ValueError, TypeError, KeyError) as error:
+            raise Failed(
+                f"The description of image {image_id} cannot be read: {path} ({error}).",
+                now="Nothing was changed; the image cannot be used.",
+                next="Restore the file, or delete the image and upload it again.",
+                code="image_unreadable",
+            ) from error
+
+    def list(self) -> list[Image]:
+        """All images, the oldest first; those with a damaged description are left out."""
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+        found = []
+        for name in names:
+            if not ID.fullmatch(name):
+                continue
+            try:
+                found.append((os.stat(self._path(name)).st_mtime, self.show(name)))
+            except (OSError, Refused, Failed) as error:
+                LOG.debug("Image %s is left out of the list: %s", name, error)
+        return [image for _, image in sorted(found, key=lambda pair: (pair[0], pair[1].id))]
+
+    def create(
+        self,
+        source: str | IO[bytes],
+        *,
+        disk_format: str,
+        name: str = "",
+        image_id: str | None = None,
+        container_format: str = "bare",
+        min_disk: int = 0,
+        min_ram: int = 0,
+        properties: Mapping[str, str] | None = None,
+        progress: Progress = _no_progress,
+        cancel: Cancel = _no_cancel,
+    ) -> Image:
+        """Store an image.
+
+        :param source: path of a file, or a stream of bytes that is read to its end.
+        :param min_disk: GiB. :param min_ram: MiB.
+        :param progress: called with bytes done and in all (0 when not known).
+        :raises Refused: code ``image_exists``, ``invalid_image`` or ``image_file_unreadable``.
+        :raises Retryable: code ``disk_full``.
+        """
+        image_id = image_id or str(uuid.uuid4())
+        path = self._checked(image_id, disk_format, min_disk, min_ram)
+        part = files.part_name(path)
+        try:
+            with files.explained(f"Storing image {name or image_id}", "Nothing of it is kept."):
+                files.make_dirs(self._directory)
+                self._remove_leftovers()
+                with _opened(source) as stream:
+                    size, digest = _store(stream, part, progress, cancel)
+                image = Image(
+                    id=image_id,
+                    name=name,
+                    disk_format=disk_format,
+                    container_format=container_format,
+                    size=size,
+                    min_disk=min_disk,
+                    min_ram=min_ram,
+                    hash_algo=HASH,
+                    hash_value=digest,
+                    properties=dict(properties or {}),
+                )
+                files.write_json(path + ".json", asdict(image), mode=0o644)
+                files.publish(part, path)
+        finally:
+            files.remove(part)
+        return image
+
+    def delete(self, image_id: str) -> None:
+        """Remove an image. Copies in the cache, and guests made from it, stay.
+
+        :raises Refused: code ``image_not_found``.
+        """
+        path = self._path(image_id)
+        with files.explained(f"Deleting image {image_id}"):
+            files.remove(path)
+            files.remove(path + ".json")
+            files.fsync_dir(self._directory)
+
+    def download(self, image_id: str, path: str, progress: Progress, cancel: Cancel) -> None:
+        """Write an image's bytes to ``path``; shares them with it where the file system can.
+
+        :raises Refused: code ``image_not_found``.
+        :raises Retryable: code ``disk_full``.
+        :raises Failed: code ``storage_failed``.
+        """
+        source = self._path(image_id)
+        with files.explained(f"Copying image {image_id}", "What was copied is incomplete."):
+            files.copy(source, path, progress, cancel)
+
+    def _path(self, image_id: str) -> str:
+        """Path of an image that exists."""
+        path = os.path.join(self._directory, image_id) if ID.fullmatch(image_id) else ""
+        if not path or not os.path.exists(path):
+            raise Refused(
+                f"There is no image {image_id!r}.",
+                now="Nothing was done.",
+                next="List the images, and name one of them by its id.",
+                code="image_not_found",
+            )
+        return path
+
+    def _checked(self, image_id: str, disk_format: str, min_disk: int, min_ram: int) -> str:
+        problem = ""
+        if not ID.fullmatch(image_id):
+            problem = f"The id {image_id!r} is not made of letters, digits, '-' and '_'."
+        elif disk_format not in FORMATS:
+            problem = f"The disk format {disk_format!r} is not one of {', '.join(FORMATS)}."
+        elif min_disk < 0 or min_ram < 0:
+            problem = "The least disk and memory cannot be negative."
+        if problem:
+            raise Refused(
+                problem,
+                now="No image was stored.",
+                next="Correct the value and try again.",
+                code="invalid_image",
+            )
+        path = os.path.join(self._directory, image_id)
+        if os.path.exists(path):
+            raise Refused(
+                f"There is an image {image_id} already.",
+                now="It was not changed.",
+                next="Delete it first, or leave out the id to get a new one.",
+                code="image_exists",
+            )
+        return path
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a dead process left of an image that it was storing."""
+        for entry in os.scandir(self._directory):
+            image_id = entry.name.removesuffix(".json")
+            described = image_id != entry.name and ID.fullmatch(image_id)
+            if files.is_dead_part(entry.name) or (
+                described
+                and not os.path.exists(os.path.join(self._directory, image_id))
+                and time.time() - entry.stat().st_mtime > LEFTOVER_AGE
+            ):
+                files.remove(entry.path)
+
+
+def _image(image_id: str, record: dict[str, Any]) -> Image:
+    """An image from its description. Raises KeyError, TypeError, ValueError."""
+    properties = record.get("properties") or {}
+    if record.get("id") != image_id or not isinstance(properties, dict):
+        raise ValueError("it describes another image, or has no properties")
+    return Image(
+        id=image_id,
+        name=str(record.get("name", "")),
+        disk_format=str(record["disk_format"]),
+        container_format=str(record.get("container_format", "bare")),
+        size=int(record["size"]),
+        min_disk=int(record.get("min_disk", 0)),
+        min_ram=int(record.get("min_ram", 0)),
+        hash_algo=str(record.get("hash_algo", "")),
+        hash_value=str(record.get("hash_value", "")),
+        properties={str(key): str(value) for key, value in properties.items()},
+    )
+
+
+def _opened(source: str | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    if not isinstance(source, (str, os.PathLike)):
+        return nullcontext(source)
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise Refused(
+            f"The file {source} cannot be read ({error.strerror}).",
+            now="No image was stored.",
+            next="Name a file that exists and that the agent may read.",
+            code="image_file_unreadable",
+        ) from error
+
+
+def _store(
+    stream: IO[bytes], path: str, progress: Progress, cancel: Cancel
+) -> tuple[int, str]:
+    """Write a stream to a new file, leaving holes for zeros; returns size and hash."""
+    digest = hashlib.new(HASH, usedforsecurity=False)
+    size = 0
+    with open(path, "xb") as file:
+        while chunk := stream.read(BLOCK):  # here: a green socket cannot be read elsewhere
+            cancel()
+            concurrency.native(_absorb, file, digest, chunk)
+            size += len(chunk)
+            progress(size, 0)
+        file.truncate(size)
+    return size, digest.hexdigest()
+
+
+def _absorb(file: IO[bytes], digest: Any, chunk: bytes) -> None:
+    digest.update(chunk)
+    if chunk == bytes(len(chunk)):
+        file.seek(len(chunk), os.SEEK_CUR)
+    else:
+        file.write(chunk)
