@@ -91,10 +91,12 @@ def make_driver(conf: Any) -> Any:
 class Agent:
     """One host's agent.
 
+    :param lock: of the state directory, from :func:`lock_state`, when the caller has taken it
+        before; the agent lets it go when it stops.
     :param methods: further methods for the control socket (the embedded control plane's).
     """
 
-    def __init__(self, conf: Any, transport: Any, *, driver: Any = None,
+    def __init__(self, conf: Any, transport: Any, lock: int | None = None, *, driver: Any = None,
                  methods: Mapping[str, Callable[..., Any]] | None = None):
         self.conf = conf
         self.host = conf.host
@@ -103,7 +105,7 @@ class Agent:
         self._stop = threading.Event()
         self._dirty = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._lock = lock_state(conf.state_path)
+        self._lock = lock_state(conf.state_path) if lock is None else lock
         engine = open_engine(f"sqlite:///{conf.state_path}/journal.sqlite", durable=True)
         migrate(engine, "journal")
         serializer = ContextSerializer()
@@ -132,8 +134,17 @@ class Agent:
 
     def health(self) -> dict[str, Any]:
         """What GET /v1/health adds to the status."""
+        from importlib import metadata
+
         return {"status": "serving" if self.serving else "starting", "host": self.host,
-                "pid": os.getpid(), "driver": self.driver.name}
+                "version": metadata.version("magnetar"),
+                "pid": os.getpid(), "driver": self.driver.name, "calls": self.calls()}
+
+    def calls(self) -> dict[str, int]:
+        """How many calls this process made: to the conductor, and to the hypervisor."""
+        hypervisor = self.driver.calls
+        made = sum(hypervisor.values()) if isinstance(hypervisor, dict) else hypervisor.total()
+        return {"conductor": self.conductor.calls, "hypervisor": made}
 
     # -- starting -----------------------------------------------------------------------------
     def start(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compute import conf as configuration
-from compute.agent import Agent, Stopping
+from compute.agent import Agent, Stopping, lock_state
 from compute.errors import MagnetarError
 
 LOG = logging.getLogger(__name__)
@@ -79,3 +79,6 @@ def serve(make: Callable[[], Agent], after: Callable[[], None] = lambda: None) -
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+__all__ = ["Agent", "lock_state", "prepare", "serve", "transport_for"]

@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     conf = common.prepare(words, "magnetar-compute")
 
     def make() -> common.Agent:
-        return common.Agent(conf, common.transport_for(conf))
+        lock = common.lock_state(conf.state_path)
+        return common.Agent(conf, common.transport_for(conf), lock)
 
     return common.serve(make)
 

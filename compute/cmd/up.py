@@ -16,13 +16,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     conf = common.prepare(words, "magnetar up")
     conf.set_default("network_service", "embedded")
-    transport = common.transport_for(conf, otherwise="fake://")
-    control = service.start(conf, transport)
+    running = []
 
     def make() -> common.Agent:
-        return common.Agent(conf, transport, methods=control.methods())
+        lock = common.lock_state(conf.state_path)
+        transport = common.transport_for(conf, otherwise="fake://")
+        running.append(service.start(conf, transport))
+        return common.Agent(conf, transport, lock, methods=running[0].methods())
 
-    return common.serve(make, after=control.stop)
+    def after() -> None:
+        for control in running:
+            control.stop()
+
+    return common.serve(make, after)
 
 
 if __name__ == "__main__":

@@ -174,17 +174,20 @@ class _Handler(BaseHTTPRequestHandler):
     server: ControlSocket  # type: ignore[assignment]
 
     def setup(self) -> None:
-        self.timeout = self.server.idle_timeout
         super().setup()
+        self.connection.settimeout(self.server.idle_timeout)
         self._plain = self.rfile
 
     def handle_one_request(self) -> None:
         self.server.mark(self.connection, busy=False)
-        self.rfile = _Head(self._plain, lambda: self.server.mark(self.connection, busy=True))
+        self.rfile = _Head(  # type: ignore[assignment]
+            self._plain, lambda: self.server.mark(self.connection, busy=True)
+        )
         try:
             super().handle_one_request()
         except http.client.LineTooLong:
-            self.requestline, self.request_version, self.command = "", "HTTP/1.1", None
+            self.requestline = self.command = ""
+            self.request_version = self.protocol_version
             self.close_connection = True
             self.send_error(431, "the request line is too long")
         if self.server.stopping:

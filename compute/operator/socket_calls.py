@@ -248,7 +248,7 @@ _LISTS = (
     collections.abc.Collection,
 )
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
-_NAMES = {
+_NAMES: dict[Any, str] = {
     str: "a text",
     int: "a whole number",
     float: "a number",
@@ -276,7 +276,8 @@ def _words(hint: Any) -> str:
 def _described(value: Any) -> str:
     shown = json.dumps(value)
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    kind = {dict: "an object", list: "a list"}.get(type(value)) or _NAMES[type(value)]
+    names: dict[Any, str] = {dict: "an object", list: "a list", **_NAMES}
+    kind = names[type(value)]
     return shown if value is None or isinstance(value, bool) else f"{kind} ({shown})"
 
 

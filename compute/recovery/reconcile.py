@@ -17,7 +17,7 @@ from compute.errors import MagnetarError, Refused
 from compute.manager import Manager
 from compute.model import states
 from compute.model.guest import Flavor
-from compute.model.wire import flavor
+from compute.model.wire import flavor, nics
 from compute.recovery import decide
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.observe import GuestFacts, Observation, observe
@@ -26,6 +26,7 @@ from db.journal import rows
 
 LOG = logging.getLogger(__name__)
 LOST_AFTER = 20.0  # seconds a task_state stands without an operation before its cast counts as lost
+DEEDS = (Act.ADOPT, Act.FAIL, Act.REAP, Act.SYNC, Act.START)
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -80,9 +81,10 @@ class Reconciler:
         row = facts.operation
         if row is not None and row.id in running:
             return
-        if row is None and self.world.journal.find(guest=facts.uuid, active=True):
-            return  # accepted while we looked
         verdict = self.judge(facts, rebooted)
+        if row is None and verdict.act in DEEDS and self.world.journal.find(
+                guest=facts.uuid, active=True):
+            return  # accepted while we looked
         before = self.verdicts.get(facts.uuid)
         self.verdicts[facts.uuid] = verdict
         if verdict.act in (Act.REPORT, Act.LEAVE) and verdict != before:
@@ -181,12 +183,15 @@ def restore_claims(world: Any, seen: Observation) -> None:
     the guest came from another agent)."""
     for facts in seen.guests.values():
         domain = facts.domain.value
-        if facts.record.value is None or domain is None or not domain.ours or facts.operation:
+        if domain is None or not domain.ours or facts.operation or not facts.fields.get("flavor"):
             continue
         kinds = {claim.kind for claim in facts.claims}
         size: Flavor = flavor(facts.fields.get("flavor"))
-        for kind, content in (("resources", need(size)), ("disks", {}), ("ports", {}),
-                              ("domain", {"generation": domain.generation,
-                                          "name": domain.name})):
+        held: dict[str, Mapping[str, Any]] = {
+            "resources": need(size), "disks": {},
+            "domain": {"generation": domain.generation, "name": domain.name}}
+        if nics(facts.fields):
+            held["ports"] = {}
+        for kind, content in held.items():
             if kind not in kinds:
                 world.journal.claim(kind, facts.uuid, facts.uuid, domain.operation, content)

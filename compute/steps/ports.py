@@ -9,7 +9,7 @@ from typing import Any
 from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.model import states, wire
-from compute.model.guest import Nic
+from compute.model.guest import NetworkRequest, Nic
 from compute.rpc.primitives import data
 from compute.steps.record import changed_cache
 
@@ -20,11 +20,12 @@ class Ports(Step):
     name = "ports"
 
     def claims(self, run: Run) -> list:
-        return [("ports", run.row.guest, {})]
+        return [("ports", run.row.guest, {})] if wanted(run) else []
 
     def do(self, run: Run) -> list[dict[str, Any]]:
-        requests = wire.network_requests(run.request["args"].get("requested_networks"))
-        nics = run.world.networks.allocate(run.context, run.row.guest, requests)
+        requests = wanted(run)
+        nics = run.world.networks.allocate(run.context, run.row.guest, requests) \
+            if requests else ()
         for nic in nics:
             run.world.driver.plug(run.guest, nic)
             if nic.kind == "network":
@@ -62,9 +63,18 @@ class Plug(Step):
             run.world.driver.plug(run.guest, nic)
 
 
+def wanted(run: Run) -> tuple[NetworkRequest, ...]:
+    """The NICs that were asked for; none when the guest shall have no network."""
+    requests = wire.network_requests(run.request["args"].get("requested_networks"))
+    return tuple(r for r in requests if r.network_id != "none")
+
+
 def remove_ports(run: Run) -> None:
     """Unplug and deallocate; what is not there is not missed."""
-    for nic in nics_of(run):
+    nics = nics_of(run)
+    if not nics and not run.world.journal.claims(kind="ports", guest=run.row.guest):
+        return
+    for nic in nics:
         run.world.driver.unplug(run.row.guest, nic)
         if nic.kind == "network":
             run.world.driver.release_address(nic.source, nic.mac)

@@ -1,0 +1,107 @@
+"""The first tour of a new user, on the fake driver: ``magnetar up`` in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import fixtures
+import testtools
+
+CONF = """
+[DEFAULT]
+state_path = {dir}/state
+compute_driver = fake
+host = tour
+"""
+UP_SECONDS, STEP_SECONDS = 30, 60
+
+
+class TourTest(testtools.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.dir = self.useFixture(fixtures.TempDir(tempfile.gettempdir())).path
+        self.conf = self.file("magnetar.conf", CONF.format(dir=self.dir).encode())
+        self.env = {k: v for k, v in os.environ.items() if k != "MAGNETAR_SOCKET"}
+        self.env["MAGNETAR_CONFIG"] = self.conf
+        self.up()
+
+    def file(self, name: str, data: bytes) -> str:
+        path = os.path.join(self.dir, name)
+        with open(path, "wb") as file:
+            file.write(data)
+        return path
+
+    def words(self, *words: str) -> list[str]:
+        return [sys.executable, "-W", "ignore", "-m", "control.cli.main", *words]
+
+    def up(self) -> None:
+        """Start it, and wait until it serves."""
+        log = open(os.path.join(self.dir, "log"), "ab")  # noqa: SIM115 - the process has it
+        self.addCleanup(log.close)
+        self.agent = subprocess.Popen(
+            self.words("up", "--config-file", self.conf), env=self.env, stdout=log, stderr=log
+        )
+        self.addCleanup(self.down, signal.SIGKILL)
+        deadline = time.monotonic() + UP_SECONDS
+        while "agent: serving" not in self.run_cli("version")[1]:
+            if time.monotonic() > deadline or self.agent.poll() is not None:
+                with open(log.name) as text:
+                    self.fail(f"It does not serve: {text.read()[-2000:]}")
+            time.sleep(0.1)
+
+    def down(self, number: int) -> None:
+        if self.agent.poll() is None:
+            self.agent.send_signal(number)
+        self.agent.wait(20)
+
+    def run_cli(self, *words: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            self.words(*words), env=self.env, capture_output=True, text=True, timeout=STEP_SECONDS
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def ok(self, *words: str):
+        """The data that a command gives."""
+        code, out, err = self.run_cli(*words)
+        self.assertEqual(0, code, f"{words}: {err}")
+        return json.loads(out) if "json" in words else out
+
+    def test_from_an_image_to_a_guest_and_back(self):
+        disk = self.file("disk.raw", b"\0" * (1 << 20))
+        image = self.ok("image", "create", "--file", disk, "--disk-format", "raw", "tiny",
+                        "-f", "json")  # fmt: skip
+        self.assertEqual(1 << 20, image["size"])
+        self.ok("flavor", "create", "--ram", "64", "--vcpus", "1", "--disk", "1", "small")
+        self.ok("network", "create", "--subnet", "192.0.2.0/24", "--nat", "lan")
+        web = self.ok("server", "create", "--image", "tiny", "--flavor", "small", "--network",
+                      "lan", "--property", "role=front", "--wait", "--timeout", "30", "web",
+                      "-f", "json")  # fmt: skip
+        self.assertEqual(("ACTIVE", {"lan": ["192.0.2.2"]}, "tour"),
+                         (web["status"], web["addresses"], web["host"]))  # fmt: skip
+        for verb, status in (("stop", "SHUTOFF"), ("start", "ACTIVE"), ("reboot", "ACTIVE")):
+            self.ok("server", verb, "--wait", "--timeout", "30", "web")
+            self.assertEqual(status, self.ok("server", "show", "web", "-f", "json")["status"])
+        self.assertIn("UP", self.ok("console", "log", "show", "web"))
+        verbs = [
+            op["Verb"] for op in self.ok("op", "list", "--all", "--guest", "web", "-f", "json")
+        ]
+        self.assertEqual(["spawn", "stop", "start", "reboot"], verbs)
+        self.assertEqual("nothing", self.ok("explain", "web", "-f", "json")["verdict"]["act"])
+        self.assertTrue(self.ok("audit", "-f", "json")["clean"])
+        self.assertTrue(self.ok("doctor", "-f", "json")["healthy"])
+
+        self.down(signal.SIGKILL)  # what is shown survives, and the socket is taken over
+        self.assertEqual(1, self.run_cli("server", "list")[0])
+        self.up()
+        self.assertEqual(["web"], [s["Name"] for s in self.ok("server", "list", "-f", "json")])
+        self.ok("server", "delete", "--wait", "--timeout", "30", "web")
+        self.assertEqual([], self.ok("server", "list", "-f", "json"))
+        for noun, name in (("image", "tiny"), ("flavor", "small"), ("network", "lan")):
+            self.ok(noun, "delete", name)
+        self.down(signal.SIGTERM)
+        self.assertEqual(0, self.agent.returncode)
+        self.assertFalse(os.path.exists(os.path.join(self.dir, "state", "control.sock")))
