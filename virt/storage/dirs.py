@@ -1,0 +1,222 @@
+"""The guests' directories: ``<instances_path>/<uuid>/`` with the disks and ``disks.json``.
+
+``disks.json`` is written when all disks exist, before any guest runs on them; from then on it is
+the only source of their formats. A directory on its way out is first renamed, to ``_quarantine``
+or ``_deleted``, so that a crash never leaves one that is half removed under its own name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import time
+from calendar import timegm
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from compute import concurrency
+from compute.errors import Refused, Retryable, Unknown
+from compute.model.guest import CachedImage, Disk
+from virt.storage import files
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+RECORD = "disks.json"
+_STAMP = "%Y%m%dT%H%M%SZ"
+_REMOVED = re.compile(rf"({UUID.pattern})\.(\d{{8}}T\d{{6}}Z)(\.\d+)?")
+
+
+class Dirs:
+    """The directories of one ``instances_path``."""
+
+    def __init__(self, instances_path: str):
+        self.path = instances_path
+        self.quarantine = os.path.join(instances_path, "_quarantine")
+        self.deleted = os.path.join(instances_path, "_deleted")
+
+    def of(self, uuid: str) -> str:
+        """Path of a guest's directory. Raises Refused(code='invalid_uuid')."""
+        if not UUID.fullmatch(uuid):
+            raise Refused(
+                f"{uuid!r} is not a uuid.",
+                now="Nothing was done.",
+                next="Name the guest by its uuid, in lower case and with dashes.",
+                code="invalid_uuid",
+            )
+        return os.path.join(self.path, uuid)
+
+    def uuids(self) -> list[str]:
+        """The guests that have a directory. Raises Unknown."""
+        return [os.path.basename(path) for path in self._entries(self.path, UUID)]
+
+    def disks_recorded(self, uuid: str) -> tuple[Disk, ...] | None:
+        """The disks that ``disks.json`` lists, None if there is none yet. Raises Unknown."""
+        path = os.path.join(self.of(uuid), RECORD)
+        try:
+            return _disks(files.read_json(path), self.of(uuid))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Unknown(
+                f"{path} cannot be read ({error}).",
+                now=f"It is not known which disks guest {uuid} has; they were not touched.",
+                next="Restore the file, or move the guest's directory away by hand.",
+                code="disks_unknown",
+            ) from error
+
+    def disks(self, uuid: str) -> tuple[Disk, ...]:
+        """The recorded disks whose files exist. Raises Unknown."""
+        recorded = self.disks_recorded(uuid) or ()
+        return tuple(disk for disk in recorded if os.path.exists(disk.path))
+
+    def write(self, uuid: str, disks: Iterable[Disk], base: CachedImage | None) -> None:
+        """Record a guest's disks; from now on they count as complete.
+
+        :param base: what the root disk is backed by; None if it stands by itself.
+        :raises OSError:
+        """
+        record = {
+            "version": 1,
+            "image_id": base.image_id if base else "",
+            "base": os.path.basename(base.path) if base else "",
+            "disks": [
+                {
+                    "role": disk.role,
+                    "file": os.path.basename(disk.path),
+                    "format": disk.format,
+                    "size": disk.size,
+                    "device": disk.device,
+                }
+                for disk in disks
+            ],
+        }
+        files.write_json(os.path.join(self.of(uuid), RECORD), record)
+
+    def bases(self) -> set[str]:
+        """File names of what the disks of all guests are backed by, quarantine included.
+
+        Both the record and the header count: the header alone tells of a disk whose making was
+        cut off before the record. Raises Unknown.
+        """
+        used = set()
+        for path in [
+            *self._entries(self.path, UUID), *self._entries(self.quarantine, _REMOVED)
+        ]:
+            try:
+                used |= {_recorded_base(path), os.path.basename(backing_file(path + "/disk"))}
+            except OSError as error:
+                raise self._unreadable(path, error) from error
+        return used - {""}
+
+    def set_aside(self, uuid: str, parent: str) -> str | None:
+        """Rename a guest's directory into ``parent``; None if there is none. Raises OSError."""
+        path = self.of(uuid)
+        if not os.path.isdir(path):
+            return None
+        files.make_dirs(parent, 0o700)
+        stamp = time.strftime(_STAMP, time.gmtime())
+        target, count = os.path.join(parent, f"{uuid}.{stamp}"), 0
+        while os.path.lexists(target):
+            count += 1
+            target = os.path.join(parent, f"{uuid}.{stamp}.{count}")
+        os.rename(path, target)
+        files.fsync_dir(parent)
+        files.fsync_dir(self.path)
+        return target
+
+    def set_aside_before(self, uuid: str, parent: str) -> list[str]:
+        """What :meth:`set_aside` moved into ``parent`` for a guest, oldest first."""
+        return [path for path in self._entries(parent, _REMOVED)
+                if os.path.basename(path).startswith(uuid)]
+
+    def remove_set_aside(self, parent: str, min_age: float = 0, uuid: str = "") -> list[str]:
+        """Remove what was set aside at least ``min_age`` seconds ago, and return its paths.
+
+        :raises Retryable: code ``delete_failed``, after all others were removed.
+        """
+        removed, problems = [], []
+        for path in self.set_aside_before(uuid, parent):
+            if time.time() - _set_aside_at(path) < min_age:
+                continue
+            try:
+                concurrency.native(shutil.rmtree, path)
+                removed.append(path)
+            except OSError as error:
+                problems.append(f"{path} ({error.strerror})")
+        if problems:
+            raise Retryable(
+                f"Disks could not be removed: {', '.join(problems)}.",
+                now="No guest uses them any more; they take up space.",
+                next="Every sweep tries again; remove what the message names if it stays.",
+                code="delete_failed",
+            )
+        return removed
+
+    def _entries(self, parent: str, pattern: re.Pattern) -> Iterator[str]:
+        try:
+            names = sorted(os.listdir(parent))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unreadable(parent, error) from error
+        for name in names:
+            if pattern.fullmatch(name) and os.path.isdir(os.path.join(parent, name)):
+                yield os.path.join(parent, name)
+
+    def _unreadable(self, path: str, error: OSError) -> Unknown:
+        return Unknown(
+            f"{path} cannot be read ({error.strerror}).",
+            now="It is not known which disks there are; none was touched.",
+            next="Make the directory readable for the agent; it looks again.",
+            code="disks_unknown",
+        )
+
+
+def _set_aside_at(path: str) -> float:
+    """When a directory was set aside, in seconds since the epoch; its name tells."""
+    return timegm(time.strptime(os.path.basename(path).split(".")[1], _STAMP))
+
+
+def _disks(record: dict[str, Any], directory: str) -> tuple[Disk, ...]:
+    """The disks that a record lists, with paths below ``directory``.
+
+    :raises KeyError, TypeError, ValueError: the record is malformed.
+    """
+    return tuple(
+        Disk(
+            role=disk["role"],
+            # A name, never a path: what is recorded cannot lead out of the directory.
+            path=os.path.join(directory, os.path.basename(disk["file"])),
+            format=disk["format"],
+            size=int(disk["size"]),
+            device=disk["device"],
+        )
+        for disk in record["disks"]
+    )
+
+
+def _recorded_base(directory: str) -> str:
+    try:
+        return str(files.read_json(os.path.join(directory, RECORD)).get("base") or "")
+    except (FileNotFoundError, ValueError):
+        return ""  # the header still tells
+
+
+def backing_file(path: str) -> str:
+    """The backing file that a qcow2 header names; empty if none, or if it is no qcow2 file.
+
+    Only for comparing, never for opening. Raises OSError, not if the file is missing.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(20)
+            if len(header) < 20 or header[:4] != b"QFI\xfb":
+                return ""
+            offset, length = struct.unpack(">QI", header[8:])
+            if not offset or length > 1023:
+                return ""
+            file.seek(offset)
+            return file.read(length).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
