@@ -156,6 +156,8 @@ class Agent:
         began = time.monotonic()
         self.socket.start()
         self.driver.start(self._event)
+        if self._stop.is_set():
+            raise Stopping()
         self._wait_for_conductor()
         self.tracker.facts(refresh=True)
         self.node.check(any(s.ours for s in self.driver.states().values()))
@@ -185,7 +187,10 @@ class Agent:
     # -- while it runs ------------------------------------------------------------------------
     def _event(self, uuid: str, what: str) -> None:
         """The hypervisor's events wake the observer; they are no facts."""
-        self.manager.wake(uuid)
+        if uuid:
+            self.manager.wake(uuid)
+        else:  # connected again: whatever waits for the hypervisor looks at once
+            self.manager.wake_all()
         self._dirty.set()
 
     def _ended(self, row: OperationRow) -> None:
@@ -239,6 +244,7 @@ class Agent:
     def give_up(self) -> None:
         """End a start that waits for something; safe in a signal handler."""
         self._stop.set()
+        self.driver.give_up()
 
     def stop(self) -> None:
         """Take no more work, let operations rest at their next step border, and leave. Guests and
@@ -250,6 +256,8 @@ class Agent:
             self.serving = False
             self.server.stop()
         rested = self.manager.park(self.conf.timeouts.stop)
+        for thread in self._threads:
+            thread.join(1.0)
         self.socket.stop()
         self.driver.stop()
         self.journal.engine.dispose()

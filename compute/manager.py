@@ -106,6 +106,16 @@ class Manager:
                 self._signals.pop(operation_id, None)
             if row is not None:
                 self._after(row)
+            else:
+                self._again_if_free(operation_id)
+
+    def _again_if_free(self, operation_id: str) -> None:
+        """The lock may have been freed just when this operation did not get it; whoever freed it
+        saw a worker here and left it alone."""
+        row = self.world.journal.get(operation_id)
+        if row is not None and row.active and not any(
+                other.lock for other in self.world.journal.find(guest=row.guest, active=True)):
+            self.start(row)
 
     def _after(self, row: OperationRow) -> None:
         ended = self.world.journal.get(row.id)
@@ -115,9 +125,19 @@ class Manager:
             self.ended(ended)
         except Exception:
             LOG.exception("What follows the end of operation %s failed.", row.id)
-        for waiting in self.world.journal.find(guest=row.guest, active=True):
-            if waiting.state == rows.ACCEPTED:
-                self.start(waiting)
+        self.hand_over(ended)
+
+    def hand_over(self, row: OperationRow) -> None:
+        """Start what waits for an operation that nobody works on any more. One that needs an
+        operator gives way, as it does to what preempts it later."""
+        waiting = [other for other in self.world.journal.find(guest=row.guest, active=True)
+                   if other.state == rows.ACCEPTED and other.id != row.id]
+        if waiting and row.state == rows.NEEDS_OPERATOR:
+            self.world.journal.update(row.id, state=rows.UNDONE,
+                                      message=f"superseded by a {waiting[0].verb}")
+            self.world.secrets.forget(row.id)
+        for other in waiting:
+            self.start(other)
 
     def wake(self, guest: str) -> None:
         """Make the operation of a guest look again; called on the hypervisor's events."""
@@ -125,6 +145,11 @@ class Manager:
             signals = self._signals.get(row.id)
             if signals is not None:
                 signals.wake.set()
+
+    def wake_all(self) -> None:
+        """Make all operations look again."""
+        for signals in list(self._signals.values()):
+            signals.wake.set()
 
     def running(self) -> list[str]:
         """Ids of operations that a worker has."""
@@ -145,9 +170,12 @@ class Manager:
                           now="Nothing was changed.", code="operation_ended")
         final = self.operations[row.verb].final
         begun = {r.name for r in self.world.journal.steps(row.id) if r.phase == rows.FORWARD}
-        if final in begun and row.state == rows.RUNNING:
+        if final in begun:
+            waits = row.state == rows.NEEDS_OPERATOR
             raise Refused(f"Operation {operation_id} is past its point of no return ({final}).",
-                          now="It goes on to its end.", code="too_late")
+                          now="It waits for an operator." if waits else "It goes on to its end.",
+                          next=f"magnetar op resolve {operation_id} --as retry" if waits else "",
+                          code="too_late")
         values: dict[str, Any] = {"abort": reason}
         if row.state == rows.NEEDS_OPERATOR:
             values["state"] = rows.UNDOING

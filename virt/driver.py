@@ -40,6 +40,9 @@ class Driver(Protocol):
         """Connect, waiting for the hypervisor if need be; then call ``on_event(uuid, what)`` on
         lifecycle events. Events only wake the observer; they are no facts."""
 
+    def give_up(self) -> None:
+        """End a :meth:`start` that waits. Takes no lock; a signal handler may call it."""
+
     def stop(self) -> None:
         """Disconnect; guests keep running."""
 

@@ -75,6 +75,9 @@ class FakeDriver:
     def start(self, on_event: Callable[[str, str], None]) -> None:
         self._on_event = on_event
 
+    def give_up(self) -> None:
+        return
+
     def stop(self) -> None:
         self._on_event = lambda uuid, what: None
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from compute.engine.crashpoints import here
 from compute.engine.operation import Operation
 from compute.engine.run import Run
@@ -127,8 +129,8 @@ class Runner:
 
     # -- when a step does not work ------------------------------------------------------------
     def _trouble(self, step: Step, error: Exception) -> float | None:
-        if isinstance(error, Parked):
-            raise error
+        if isinstance(error, Parked | SQLAlchemyError):
+            raise error  # without a journal nothing may be concluded: the worker stops here
         if not isinstance(error, MagnetarError):
             LOG.exception("Step %s of %s %s raised an error of a kind it should not.",
                           step.name, self.run.row.verb, self.run.row.id)
@@ -166,7 +168,10 @@ class Runner:
             next=error.next if isinstance(error, NeedsOperator) and error.next else
             f"Mend the cause, then run: magnetar op resolve {row.id} --as retry", code=error.code)
         LOG.error("%s %s needs an operator: %s", row.verb, row.id, asked)
-        self._set(state=rows.NEEDS_OPERATOR, error=asked.to_dict(), message=str(asked))
+        # What it failed of in the first place decides what is told when it goes on.
+        cause = (row.error or {}).get("cause") or row.error
+        told = {**asked.to_dict(), "cause": cause} if cause else asked.to_dict()
+        self._set(state=rows.NEEDS_OPERATOR, error=told, message=str(asked))
 
     # -- back ---------------------------------------------------------------------------------
     def _back(self) -> float | None:
@@ -177,7 +182,8 @@ class Runner:
                  if (rows.FORWARD, s.name) in self._begun]
         left = [r for r in begun if r.state in (rows.INTENDED, rows.STEP_DONE)]
         if not left:
-            self._set(state=rows.CONCLUDING, attempts=0)
+            cause = (run.row.error or {}).get("cause") or run.row.error
+            self._set(state=rows.CONCLUDING, attempts=0, error=cause)
             return 0
         step = next(s for s in self.operation.steps if s.name == left[-1].name)
         here(verb, step.name, "before_undo")
@@ -185,7 +191,7 @@ class Runner:
         try:
             run.check()
             step.undo(run, left[-1].undo or {})
-        except Parked:
+        except (Parked, SQLAlchemyError):
             raise
         except Exception as error:  # noqa: BLE001 - recorded; the other undos still run
             if not isinstance(error, MagnetarError):
@@ -212,7 +218,7 @@ class Runner:
             self.run.check()
             self._perform(rows.CONCLUDE, step, self.operation.conclusion.index(step))
             return 0
-        except Parked:
+        except (Parked, SQLAlchemyError):
             raise
         except Exception as trouble:  # noqa: BLE001 - every kind is dealt with below
             if not isinstance(trouble, MagnetarError):

@@ -20,9 +20,10 @@ from compute.steps.record import Event, Fault, Finish, Record, publish, utc
 TASKS = [states.SCHEDULING, states.NETWORKING, states.BLOCK_DEVICE_MAPPING, states.SPAWNING, None]
 # Trying another host would not help.
 HOPELESS = {"image_unacceptable", "image_not_found", "flavor_unacceptable",
-            "flavor_disk_too_small", "bad_request", "deadline"}
+            "flavor_disk_too_small", "flavor_memory_too_small", "invalid_user_data",
+            "invalid_files", "bad_request", "deadline", "aborted"}
 # Nobody is waiting for a word of ours any more.
-NOT_OURS = {"stale", "deleting", "guest_not_found", "aborted"}
+NOT_OURS = {"stale", "deleting", "guest_not_found"}
 
 
 class Spawned(Record):

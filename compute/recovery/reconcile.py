@@ -57,13 +57,15 @@ class Reconciler:
         with self._one_at_a_time:
             running = set(self.manager.running())
             seen = observe(self.world, self.context)
-            rebooted = self._rebooted(seen)
+            rebooted = self._rebooted()
             for facts in seen.guests.values():
                 try:
                     self._one(facts, running, rebooted)
                 except MagnetarError as error:
                     LOG.warning("Guest %s is left for the next pass: %s", facts.uuid, error)
             self._forget_tasks(seen)
+            if not seen.unknown:
+                self.world.journal.set_fact("boot_id", _boot_id())  # last: killed, we look again
             return seen
 
     def judge(self, facts: GuestFacts, rebooted: bool = False) -> Verdict:
@@ -82,9 +84,8 @@ class Reconciler:
         if row is not None and row.id in running:
             return
         verdict = self.judge(facts, rebooted)
-        if row is None and verdict.act in DEEDS and self.world.journal.find(
-                guest=facts.uuid, active=True):
-            return  # accepted while we looked
+        if row is None and verdict.act in DEEDS and self._went_on(facts):
+            return
         before = self.verdicts.get(facts.uuid)
         self.verdicts[facts.uuid] = verdict
         if verdict.act in (Act.REPORT, Act.LEAVE) and verdict != before:
@@ -107,6 +108,8 @@ class Reconciler:
             LOG.info("Guest %s: %s", facts.uuid, verdict.reason)
         elif verdict.act is Act.FAIL:
             self._fail_build(facts, verdict)
+        elif verdict.act is Act.LEAVE and row is not None:
+            self.manager.hand_over(row)
 
     def _accept(self, facts: GuestFacts, verdict: Verdict) -> None:
         LOG.warning("Guest %s: %s", facts.uuid, verdict.reason)
@@ -118,19 +121,22 @@ class Reconciler:
         request_id = f"{verdict.row}-{int(self.world.clock.now())}"
         self.manager.accept(verdict.verb, facts.uuid, request_id, args, self.context)
 
-    def _save(self, facts: GuestFacts, changes: Mapping[str, Any]) -> None:
+    def _save(self, facts: GuestFacts, changes: Mapping[str, Any]) -> bool:
         task = facts.fields.get("task_state")
         try:
             self.world.conductor.save(self.context, facts.record.value, changes,
                                       expected_task_state=[task])
+            return True
         except Refused as error:
             LOG.info("Guest %s changed meanwhile; the next pass looks again: %s",
                      facts.uuid, error)
+            return False
 
     def _fail_build(self, facts: GuestFacts, verdict: Verdict) -> None:
         if facts.domain.value is not None or facts.disks.value:
             LOG.warning("Guest %s: %s Its domain or disks are kept.", facts.uuid, verdict.reason)
-        self._save(facts, {"vm_state": states.ERROR, "task_state": None})
+        if not self._save(facts, {"vm_state": states.ERROR, "task_state": None}):
+            return
         self.world.conductor.fault(self.context, facts.uuid, {
             "kind": "failed", "code": "lost_build", "what": verdict.reason,
             "now": "Nothing of it is continued.", "next": "Delete the guest and create it again."})
@@ -148,15 +154,20 @@ class Reconciler:
         self._tasks_seen = {k: v for k, v in self._tasks_seen.items() if k in present}
         self.verdicts = {k: v for k, v in self.verdicts.items() if k in seen.guests}
 
-    def _rebooted(self, seen: Observation) -> bool:
+    def _rebooted(self) -> bool:
         """Whether the host was booted since the last complete pass."""
-        now = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
         before = self.world.journal.fact("boot_id")
-        if seen.unknown:
-            return before is not None and before != now
-        if before != now:
-            self.world.journal.set_fact("boot_id", now)
-        return before is not None and before != now
+        return before is not None and before != _boot_id()
+
+    def _went_on(self, facts: GuestFacts) -> bool:
+        """Whether an operation on the guest began or ended since it was looked at: what was seen
+        of it then may belong to before and to after."""
+        return any(row.active or row.updated >= facts.domain.time
+                   for row in self.world.journal.find(guest=facts.uuid, limit=10))
+
+
+def _boot_id() -> str:
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
 
 
 def _since(facts: GuestFacts) -> float:

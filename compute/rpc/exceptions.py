@@ -26,6 +26,7 @@ TO_NOVA = {
     "image_unacceptable": "ImageUnacceptable",
     "flavor_unacceptable": "Invalid",
     "flavor_disk_too_small": "FlavorDiskSmallerThanImage",
+    "flavor_memory_too_small": "FlavorMemoryTooSmall",
     "network_missing": "NetworkNotFound",
     "host_not_found": "ComputeHostNotFound",
     "service_not_found": "ServiceNotFound",

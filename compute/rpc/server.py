@@ -7,6 +7,7 @@ manager; none waits for an operation.
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ class Handlers:
 
     def _accept(self, verb: str, context: Mapping[str, Any], args: Mapping[str, Any]) -> None:
         guest = wire.instance_of(args)["uuid"]
-        request_id = context.get("request_id") or f"message-{id(args)}"
+        request_id = context.get("request_id") or f"message-{uuid.uuid4()}"
         self.manager.accept(verb, guest, request_id, args, context)
 
     def build_and_run_instance(self, context, args) -> None:
@@ -107,6 +108,12 @@ def _endpoint_method(handlers: Handlers, method: Method) -> Callable[..., Any]:
             level = logging.INFO if isinstance(error, Refused) else logging.WARNING
             LOG.log(level, "%s: %s", method.name, error)
             raise to_nova(error) from error
+        except NotImplementedError as error:
+            LOG.info("%s", error)
+            raise
+        except Exception:  # nobody hears of a cast's error but the log
+            LOG.exception("%s met an error of a kind it should not.", method.name)
+            raise
 
     serve.__name__ = method.name
     return messaging.expected_exceptions(Exception)(serve)

@@ -59,6 +59,8 @@ class Disks(Step):
 
     def do(self, run: Run) -> int:
         base = run.outcome("image")
+        if base and run.resumed and run.world.driver.cached_image(run.guest.image) is None:
+            base = Image().do(run)  # it left the cache while the agent was down
         secrets = run.world.secrets.load(run.row.id, "guest")
         disks = run.world.driver.create_disks(
             with_nics(run), CachedImage(**base) if base else None, secrets)
@@ -75,9 +77,9 @@ class DisksPresent(Step):
 
     def do(self, run: Run) -> int:
         found = run.world.driver.disks(run.row.guest)
-        if not found:
-            raise Failed(f"Guest {run.row.guest} has no disks on this host.",
-                         now="The guest is off; nothing was changed.",
+        if not any(disk.role == "root" for disk in found):
+            raise Failed(f"Guest {run.row.guest} has no root disk on this host.",
+                         now="Nothing was changed.",
                          next=f"See 'magnetar explain {run.row.guest}' for where they may be.",
                          code="disks_missing")
         return len(found)
@@ -97,7 +99,7 @@ def remove_disks(run: Run) -> None:
     journal, driver, uuid = run.world.journal, run.world.driver, run.row.guest
     if journal.claims(kind="disks", guest=uuid):
         driver.delete_disks(uuid)
-    elif driver.disks(uuid):
+    elif uuid in driver.guest_dirs():
         driver.quarantine_disks(uuid)
     journal.release(guest=uuid, kind="disks")
 
