@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from compute.engine.clock import SystemClock
 from compute.engine.secrets import Secrets
 from compute.engine.world import World
@@ -46,6 +48,15 @@ class Stopping(Exception):
     """The agent was told to stop while it was starting."""
 
 
+def unusable(path: str, why: str) -> NeedsOperator:
+    """The refusal to start on a state directory that cannot be read and written."""
+    return NeedsOperator(
+        f"The state directory {path} cannot be used: {why}.",
+        now="The agent did not start; guests were not touched.",
+        next="Correct the directory's owner and mode, or [DEFAULT] state_path.",
+        code="state_unusable")
+
+
 def lock_state(path: str) -> int:
     """Take the state directory for this process; the lock goes with the process.
 
@@ -56,11 +67,7 @@ def lock_state(path: str) -> int:
         pathlib.Path(path).mkdir(parents=True, exist_ok=True, mode=0o711)
         fd = os.open(os.path.join(path, "agent.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise NeedsOperator(
-            f"The state directory {path} cannot be used: {error.strerror}.",
-            now="The agent did not start; guests were not touched.",
-            next="Correct the directory's owner and mode, or [DEFAULT] state_path.",
-            code="state_unusable") from error
+        raise unusable(path, error.strerror) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -106,8 +113,13 @@ class Agent:
         self._dirty = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = lock_state(conf.state_path) if lock is None else lock
-        engine = open_engine(f"sqlite:///{conf.state_path}/journal.sqlite", durable=True)
-        migrate(engine, "journal")
+        try:
+            engine = open_engine(f"sqlite:///{conf.state_path}/journal.sqlite", durable=True)
+            migrate(engine, "journal")
+            secrets = Secrets(os.path.join(conf.state_path, "secrets"))
+        except (OSError, SQLAlchemyError) as error:
+            os.close(self._lock)
+            raise unusable(conf.state_path, str(getattr(error, "orig", None) or error)) from error
         serializer = ContextSerializer()
         clock = SystemClock()
         self.journal = Journal(engine, clock.now)
@@ -121,8 +133,7 @@ class Agent:
         self.world = World(
             host=self.host, conf=conf, journal=self.journal, driver=self.driver,
             conductor=self.conductor, images=LocalImages(conf.image_dir), networks=networks,
-            inventory=self.tracker, secrets=Secrets(os.path.join(conf.state_path, "secrets")),
-            clock=clock)
+            inventory=self.tracker, secrets=secrets, clock=clock)
         self.manager = Manager(self.world, conf.operation_workers, OPERATIONS, self._ended)
         self.reconciler = Reconciler(self.manager, self.context)
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from compute.engine.operation import Operation
 from compute.engine.run import Run, Signals
 from compute.engine.runner import Runner
 from compute.engine.world import World
-from compute.errors import Refused
+from compute.errors import Refused, Retryable
 from compute.model import wire
 from compute.operations import OPERATIONS
 from db.journal import OperationRow, rows
@@ -50,20 +52,23 @@ class Manager:
 
         :returns: its row; the first one's if the same request came before.
         :raises Refused: it cannot be understood, or the guest is busy. Nothing was done.
+        :raises Retryable: code ``journal_unwritable``. Nothing was done.
         """
         operation = self.operations[verb]
         public, secret = split_secrets(args, context)
         operation.check(public)
         seconds = operation.seconds(self.world.conf)
         made = str(uuid.uuid4())
-        for part, values in secret.items():
-            self.world.secrets.keep(made, part, values)
         try:
+            for part, values in secret.items():
+                self.world.secrets.keep(made, part, values)
             row, new = self.world.journal.accept(
                 verb, guest, request_id, public, id=made, preempts=operation.preempts,
                 deadline=self.world.clock.now() + seconds if seconds else None)
-        except Refused:
+        except Exception as error:
             self.world.secrets.forget(made)
+            if isinstance(error, OSError | SQLAlchemyError):
+                raise not_written(verb, guest, error) from error
             raise
         if not new:
             self.world.secrets.forget(made)
@@ -96,7 +101,7 @@ class Manager:
         row = None
         try:
             if self.world.journal.take_lock(operation_id):
-                row = self.world.journal.get(operation_id)
+                row = self.world.journal.row(operation_id)
                 Runner(Run(self.world, self.operations[row.verb], row, signals)).to_end()
         except Exception:
             LOG.exception("The worker of operation %s stopped; reconciliation will start it again.",
@@ -181,8 +186,8 @@ class Manager:
             values["state"] = rows.UNDOING
         self.world.journal.update(row.id, **values)
         self._tell_abort(row.id)
-        self.start(self.world.journal.get(row.id))
-        return self.world.journal.get(row.id)
+        self.start(self.world.journal.row(row.id))
+        return self.world.journal.row(row.id)
 
     def park(self, seconds: float) -> bool:
         """Let every operation rest at its next step border. Returns whether all did in time;
@@ -197,6 +202,16 @@ class Manager:
             self.world.clock.wait(0.02)
         self._pool.shutdown(wait=False, cancel_futures=True)
         return not self._signals
+
+
+def not_written(verb: str, guest: str, error: Exception) -> Retryable:
+    """The error for a request that the journal cannot take."""
+    cause = getattr(error, "orig", None) or error
+    return Retryable(
+        f"The request to {verb} guest {guest} could not be written to the journal: {cause}.",
+        now="Nothing was done for it; running guests are not touched.",
+        next="Free space in the state directory, or mend it, and ask again; see 'magnetar doctor'.",
+        code="journal_unwritable")
 
 
 def split_secrets(args: Mapping[str, Any], context: Mapping[str, Any],

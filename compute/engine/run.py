@@ -58,6 +58,11 @@ class Run:
             self._instance = self._reread() if self.resumed else self.request["args"]["instance"]
         return self._instance
 
+    @instance.setter
+    def instance(self, prim: Primitive) -> None:
+        self._instance = clean(prim)
+        self.__dict__.pop("guest", None)
+
     def _reread(self) -> Primitive:
         try:
             return self.world.conductor.instance(self.context, self.row.guest)
@@ -65,11 +70,6 @@ class Run:
             if error.code != "guest_not_found":
                 raise
             return self.request["args"]["instance"]  # removing goes on with what was sent
-
-    @instance.setter
-    def instance(self, prim: Primitive) -> None:
-        self._instance = clean(prim)
-        self.__dict__.pop("guest", None)
 
     @cached_property
     def guest(self) -> Guest:

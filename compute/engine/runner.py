@@ -76,7 +76,7 @@ class Runner:
 
     def _set(self, **values) -> None:
         self.journal.update(self.run.row.id, **values)
-        self.run.row = self.journal.get(self.run.row.id)
+        self.run.row = self.journal.row(self.run.row.id)
 
     # -- forward ------------------------------------------------------------------------------
     def _forward(self) -> float | None:
@@ -124,7 +124,7 @@ class Runner:
         here(verb, label, "after_record")
 
     def _reload(self) -> None:
-        self.run.row = self.journal.get(self.run.row.id)
+        self.run.row = self.journal.row(self.run.row.id)
         self._begun = {(r.phase, r.name): r for r in self.journal.steps(self.run.row.id)}
 
     # -- when a step does not work ------------------------------------------------------------
@@ -138,7 +138,8 @@ class Runner:
                            f"{type(error).__name__}: {error}.", code="internal")
         row = self.run.row
         if isinstance(error, NeedsOperator) or self._too_long(rows.FORWARD, step.name):
-            return self._needs_operator(step, error)
+            self._needs_operator(step, error)
+            return None
         again = isinstance(error, Unknown) or (
             isinstance(error, Retryable) and row.attempts + 1 < step.attempts)
         if again or self.run.committed:
@@ -226,14 +227,16 @@ class Runner:
                               self.run.row.id)
                 trouble = Failed(f"{type(trouble).__name__}: {trouble}.", code="internal")
             if self._too_long(rows.CONCLUDE, step.name):
-                return self._needs_operator(step, trouble)
+                self._needs_operator(step, trouble)
+                return None
             return self._again(trouble)
 
     def _end(self, state: str) -> float | None:
         failed = [r for r in self._begun.values() if r.state == rows.UNDO_FAILED]
         if failed:
             error = from_dict(dict(failed[0].error or {}))
-            return self._needs_operator(_named(self.operation, failed[0].name), error)
+            self._needs_operator(_named(self.operation, failed[0].name), error)
+            return None
         here(self.run.row.verb, "operation", "before_end")
         self.world.secrets.forget(self.run.row.id)
         self._set(state=state)

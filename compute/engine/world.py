@@ -31,6 +31,10 @@ class Conductor(Protocol):
 
     def instance(self, context: Context, uuid: str) -> Primitive: ...
 
+    def instances(self, context: Context) -> list[Primitive]: ...
+
+    def deleted_among(self, context: Context, uuids: list[str]) -> set[str]: ...
+
     def destroy_instance(self, context: Context, prim: Primitive) -> None: ...
 
     def save_bdm(self, context: Context, prim: Primitive, changes: Mapping[str, Any]) -> None: ...
@@ -66,9 +70,6 @@ class Inventory(Protocol):
 
     def compute_id(self, context: Context) -> int:
         """The ComputeNode row's id."""
-
-    def report(self, context: Context) -> None:
-        """Tell the control plane what is used now."""
 
 
 @dataclass

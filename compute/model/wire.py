@@ -29,7 +29,7 @@ def require(args: Mapping[str, Any], key: str, kind: str) -> Primitive:
 
     :raises Refused: code ``bad_request``.
     """
-    value = args.get(key)
+    value: Any = args.get(key)
     if not is_object(value) or name(value) != kind:
         raise malformed(f"Argument '{key}' has to be a {kind} object.")
     return value

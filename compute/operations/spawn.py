@@ -7,7 +7,7 @@ from typing import Any
 
 from compute.engine.operation import Operation
 from compute.engine.run import Run
-from compute.engine.step import Step
+from compute.engine.step import Probe, Step
 from compute.errors import MagnetarError
 from compute.model import states, wire
 from compute.rpc.primitives import data
@@ -43,6 +43,13 @@ class Handback(Step):
 
     name = "handback"
     attempts = 1_000_000
+
+    def probe(self, run: Run) -> Probe:
+        """YES when the build went on without us since: another host has it, or it ended."""
+        fields = data(run.world.conductor.instance(run.context, run.row.guest))
+        elsewhere = fields.get("host") not in (None, run.world.host)
+        ended = can_reschedule(run) and fields.get("vm_state") != states.BUILDING
+        return Probe.YES if elsewhere or ended else Probe.NO
 
     def do(self, run: Run) -> None:
         again = can_reschedule(run)
@@ -106,8 +113,11 @@ class Spawn(Operation):
         args = request["args"]
         if not wire.instance_of(args).get("flavor"):
             raise wire.malformed("The Instance to build comes without its flavor.")
-        wire.guest(args["instance"], args.get("image"))
-        wire.network_requests(args.get("requested_networks"))
+        try:
+            wire.guest(args["instance"], args.get("image"))
+            wire.network_requests(args.get("requested_networks"))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise wire.malformed(f"The guest to build cannot be read: {error!r}.") from error
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
         handback, fault, finish = self.conclusion

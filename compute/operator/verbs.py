@@ -87,11 +87,11 @@ class OperatorVerbs:
             self._world.journal.reopen(row.id)
             self._world.journal.update(
                 row.id, state=rows.UNDOING if back else rows.RUNNING, attempts=0, message=note)
-            self._manager.start(self._world.journal.get(row.id))
+            self._manager.start(self._world.journal.row(row.id))
         else:
             self._world.journal.update(
                 row.id, state=rows.DONE if as_ == "done" else rows.UNDONE, message=note)
-        return operation_view(self._world.journal.get(row.id))
+        return operation_view(self._world.journal.row(row.id))
 
     def explain(self, guest: str) -> dict[str, Any]:
         """What goes on with a guest, what was observed, and what will be done next."""

@@ -15,9 +15,18 @@ from compute.operations.reboot import is_reboot
 from compute.recovery.observe import GuestFacts
 from db.journal import OperationRow, rows
 
+OFF = (states.SHUTDOWN, states.CRASHED)  # what a hypervisor is sure of; NOSTATE says nothing
 MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone is
 TASK_VERBS = {states.DELETING: "delete", states.POWERING_OFF: "stop",
               states.POWERING_ON: "start"}
+# Tasks of verbs that this version answers with "not implemented": their task is cleared.
+UNSUPPORTED_TASKS = {
+    "pausing": "pause_instance", "unpausing": "unpause_instance",
+    "suspending": "suspend_instance", "resuming": "resume_instance",
+    "rescuing": "rescue_instance", "unrescuing": "unrescue_instance",
+    "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
+    "image_snapshot_pending": "snapshot_instance", "shelving": "shelve_instance",
+}
 BUILD_TASKS = (states.NETWORKING, states.BLOCK_DEVICE_MAPPING, states.SPAWNING)
 
 
@@ -57,12 +66,12 @@ def of_operation(row: OperationRow, committed: bool, facts: GuestFacts) -> Verdi
     if committed:
         return Verdict(Act.CONTINUE, "committed",
                        f"It is past its point of no return and goes on from {at}.")
+    if not _seen(facts):
+        return _blind(facts)
     if row.abort:
         return Verdict(Act.ROLLBACK, "aborted", f"It was told to stop: {row.abort}.")
     if facts.deleted.known and facts.deleted.value and row.verb not in ("delete", "reap"):
         return Verdict(Act.ROLLBACK, "deleted", "The guest was deleted meanwhile.")
-    if not facts.domain.known:
-        return Verdict(Act.WAIT, "blind", f"The hypervisor cannot be observed: {facts.domain.why}")
     if row.restarts > MOST_RESTARTS:
         return Verdict(Act.ROLLBACK, "restarts",
                        f"The agent was restarted {row.restarts} times while it was at {at}.")
@@ -81,21 +90,30 @@ def of_guest(facts: GuestFacts, *, rebooted: bool, resume: bool, waited: bool) -
                        f"The control plane cannot be asked: {facts.record.why}")
     if facts.record.value is None:
         return _without_record(facts)
-    if not facts.domain.known:
-        return Verdict(Act.WAIT, "blind", f"The hypervisor cannot be observed: {facts.domain.why}")
+    if not _seen(facts):
+        return _blind(facts)
     task = facts.fields.get("task_state")
     if task is not None:
         return _with_task(facts, task, waited)
     return _at_rest(facts, rebooted, resume)
 
 
+def _seen(facts: GuestFacts) -> bool:
+    """Whether this host could be looked at; nothing is done on half a picture."""
+    return facts.domain.known and facts.disks.known
+
+
+def _blind(facts: GuestFacts) -> Verdict:
+    fact = facts.disks if facts.domain.known else facts.domain
+    return Verdict(Act.WAIT, "blind", f"The {fact.source} cannot be observed: {fact.why}")
+
+
 def _without_record(facts: GuestFacts) -> Verdict:
     if not facts.deleted.known:
         return Verdict(Act.WAIT, "no-record", "Whether it was deleted cannot be asked now.")
-    domain = facts.domain.value if facts.domain.known else None
-    if facts.deleted.value and (domain is not None or facts.claims):
-        if not facts.domain.known:
-            return Verdict(Act.WAIT, "blind", "The hypervisor cannot be observed.")
+    if not _seen(facts):
+        return _blind(facts)
+    if facts.deleted.value and (facts.domain.value is not None or facts.claims):
         return Verdict(Act.REAP, "deleted-behind-us",
                        "The control plane says it is deleted; it is still on this host.", "reap")
     if facts.deleted.value and facts.disks.value:
@@ -113,6 +131,10 @@ def _with_task(facts: GuestFacts, task: str, waited: bool) -> Verdict:
     if verb:
         return Verdict(Act.ADOPT, "lost-cast",
                        f"Task {task} is set and its message was lost: it is done now.", verb)
+    if task in UNSUPPORTED_TASKS:
+        return Verdict(Act.ADOPT, "unsupported-task",
+                       f"Task {task} is set, which this version does not carry out: it is cleared.",
+                       "unsupported")
     if facts.fields.get("vm_state") == states.BUILDING and task in BUILD_TASKS:
         return Verdict(Act.FAIL, "lost-build",
                        f"Task {task} is set, and the journal has no such build.")
@@ -124,7 +146,7 @@ def _at_rest(facts: GuestFacts, rebooted: bool, resume: bool) -> Verdict:
     vm_state, domain = facts.fields.get("vm_state"), facts.domain.value
     recorded = facts.fields.get("power_state") or states.NOSTATE
     seen = domain.power_state if domain else states.NOSTATE
-    off = seen in (states.NOSTATE, states.SHUTDOWN, states.CRASHED)
+    off = domain is None or seen in OFF
     if vm_state == states.ACTIVE and off:
         if rebooted and resume and recorded == states.RUNNING and facts.disks.value:
             return Verdict(Act.START, "host-boot", "It ran before the host went down.", "start")
@@ -146,7 +168,6 @@ def power_changes(facts: GuestFacts) -> dict[str, Any]:
     """The states to save for a SYNC verdict."""
     domain = facts.domain.value
     changes: dict[str, Any] = {"power_state": domain.power_state}
-    if facts.fields.get("vm_state") == states.ACTIVE and domain.power_state in (
-            states.SHUTDOWN, states.CRASHED):
+    if facts.fields.get("vm_state") == states.ACTIVE and domain.power_state in OFF:
         changes["vm_state"] = states.STOPPED
     return changes

@@ -64,7 +64,7 @@ class Reconciler:
                 except MagnetarError as error:
                     LOG.warning("Guest %s is left for the next pass: %s", facts.uuid, error)
             self._forget_tasks(seen)
-            if not seen.unknown:
+            if not seen.unknown and self.world.journal.fact("boot_id") != _boot_id():
                 self.world.journal.set_fact("boot_id", _boot_id())  # last: killed, we look again
             return seen
 
@@ -100,7 +100,7 @@ class Reconciler:
             abort = {"abort": verdict.reason} if verdict.act is Act.ROLLBACK and not row.abort \
                 else {}
             self.world.journal.update(row.id, verdict=verdict.reason, **abort)
-            self.manager.start(self.world.journal.get(row.id))
+            self.manager.start(self.world.journal.row(row.id))
         elif verdict.act in (Act.ADOPT, Act.REAP, Act.START):
             self._accept(facts, verdict)
         elif verdict.act is Act.SYNC:
@@ -118,6 +118,8 @@ class Reconciler:
             args = {"instance": _stand_in(facts)}
         if verdict.verb == "reboot":
             args["reboot_type"] = decide.is_reboot(facts.fields)
+        if verdict.verb == "unsupported":
+            args["method"] = decide.UNSUPPORTED_TASKS[facts.fields["task_state"]]
         request_id = f"{verdict.row}-{int(self.world.clock.now())}"
         self.manager.accept(verdict.verb, facts.uuid, request_id, args, self.context)
 
@@ -172,7 +174,7 @@ def _boot_id() -> str:
 
 def _since(facts: GuestFacts) -> float:
     """When the control plane last changed the record; the time of looking if it does not say."""
-    text = facts.fields.get("updated_at")
+    text: Any = facts.fields.get("updated_at")
     try:
         return min(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp(),
                    facts.record.time)
@@ -197,12 +199,23 @@ def restore_claims(world: Any, seen: Observation) -> None:
         if domain is None or not domain.ours or facts.operation or not facts.fields.get("flavor"):
             continue
         kinds = {claim.kind for claim in facts.claims}
-        size: Flavor = flavor(facts.fields.get("flavor"))
-        held: dict[str, Mapping[str, Any]] = {
-            "resources": need(size), "disks": {},
-            "domain": {"generation": domain.generation, "name": domain.name}}
-        if nics(facts.fields):
-            held["ports"] = {}
+        try:
+            held = _held(facts)
+        except Refused as error:
+            LOG.warning("Guest %s cannot be claimed again: %s", facts.uuid, error)
+            continue
         for kind, content in held.items():
             if kind not in kinds:
                 world.journal.claim(kind, facts.uuid, facts.uuid, domain.operation, content)
+
+
+def _held(facts: GuestFacts) -> dict[str, Mapping[str, Any]]:
+    """What a guest has to hold, by kind of claim. Raises Refused when its record is damaged."""
+    domain = facts.domain.value
+    size: Flavor = flavor(facts.fields.get("flavor"))
+    held: dict[str, Mapping[str, Any]] = {
+        "resources": need(size), "disks": {},
+        "domain": {"generation": domain.generation, "name": domain.name}}
+    if nics(facts.fields):
+        held["ports"] = {}
+    return held

@@ -55,21 +55,25 @@ class Tracker:
             - conf.reserved_host_disk_mb / 1024,
         }
 
-    def used(self, without: str | None = None) -> dict[str, int]:
-        """How much is claimed of each kind, optionally without one guest's claim."""
+    def used(self, before: str | None = None) -> dict[str, int]:
+        """How much is claimed of each kind; or only what was claimed before one guest's claim,
+        everything if it has none."""
         total = dict.fromkeys(KINDS, 0)
-        for claim in self.journal.claims(kind="resources"):
-            if claim.guest != without:
-                for kind in KINDS:
-                    total[kind] += int(claim.data.get(kind, 0))
+        claims = self.journal.claims(kind="resources")
+        for claim in sorted(claims, key=lambda c: (c.created, c.guest)):
+            if claim.guest == before:
+                break
+            for kind in KINDS:
+                total[kind] += int(claim.data.get(kind, 0))
         return total
 
     def check(self, guest: str, need: Mapping[str, int]) -> None:
-        """See that a guest fits.
+        """See that a guest fits; when it has claimed already, beside all that claimed earlier, so
+        that of several which claim at once the first ones stay.
 
         :raises Refused: code ``no_room``, with the figures of everything that does not fit.
         """
-        limits, used = self.limits(), self.used(without=guest)
+        limits, used = self.limits(), self.used(before=guest)
         short = [
             f"{need[kind]} {UNITS[kind]} asked for, {max(limits[kind] - used[kind], 0):g} of "
             f"{limits[kind]:g} free"

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from compute.model.wire import malformed
 
 VERSION = "6.5"
+# Types of the arguments of what we carry out; an object is a dict, and a name means the same in
+# all methods.
+TYPES: dict[str, tuple[type, ...]] = {
+    "instance": (dict,), "image": (dict, NoneType), "request_spec": (dict, NoneType),
+    "filter_properties": (dict, NoneType), "admin_password": (str, NoneType),
+    "injected_files": (list, NoneType), "requested_networks": (dict, NoneType),
+    "block_device_mapping": (dict, NoneType), "node": (str, NoneType),
+    "limits": (dict, NoneType), "host_list": (list, NoneType), "bdms": (dict, NoneType),
+    "clean_shutdown": (bool,), "reboot_type": (str,), "tail_length": (int, str, NoneType),
+    "instances": (list,), "events": (list,), "enabled": (bool,),
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,7 @@ class Method:
     optional: tuple[str, ...] = ()
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Raise Refused(code='bad_request') when arguments are missing or unknown."""
+        """Raise Refused(code='bad_request') when arguments are missing, unknown or mistyped."""
         missing = [name for name in self.args if name not in given]
         unknown = [name for name in given if name not in (*self.args, *self.optional)]
         if missing or unknown:
@@ -35,6 +47,10 @@ class Method:
             if unknown:
                 parts.append(f"has no argument {', '.join(unknown)}")
             raise malformed(f"The call of {self.name} {' and '.join(parts)}.")
+        for name, value in given.items():
+            if not isinstance(value, TYPES.get(name, (object,))):
+                raise malformed(f"Argument '{name}' of {self.name} cannot be "
+                                f"{type(value).__name__}.")
 
 
 _TABLE = """

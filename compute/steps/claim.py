@@ -24,7 +24,8 @@ def need(flavor: Flavor) -> dict[str, int]:
 class Claim(Step):
     """Check the room, write the claim down, and set host and node by compare-and-swap.
 
-    The claim row is written with the intent; a guest that does not fit is refused before it.
+    The claim row is written with the intent; a guest that does not fit is refused before it. Since
+    several may look at the same time, each looks again once its row is there.
     """
 
     name = "claim"
@@ -38,6 +39,7 @@ class Claim(Step):
 
     def do(self, run: Run) -> None:
         world = run.world
+        world.inventory.check(run.row.guest, need(run.guest.flavor))
         kept = data(run.instance).get("system_metadata") or {}
         run.save(
             {

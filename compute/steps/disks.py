@@ -58,8 +58,8 @@ class Disks(Step):
         return [("disks", run.row.guest, {})]
 
     def do(self, run: Run) -> int:
-        base = run.outcome("image")
-        if base and run.resumed and run.world.driver.cached_image(run.guest.image) is None:
+        base, image = run.outcome("image"), run.guest.image
+        if base and image and run.resumed and run.world.driver.cached_image(image) is None:
             base = Image().do(run)  # it left the cache while the agent was down
         secrets = run.world.secrets.load(run.row.id, "guest")
         disks = run.world.driver.create_disks(

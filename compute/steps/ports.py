@@ -92,7 +92,7 @@ def nics_of(run: Run) -> tuple[Nic, ...]:
 
 def root_device(run: Run) -> str:
     """Name of the root disk as its bus names it; Nova shows it in root_device_name."""
-    bus = run.guest.prop("hw_disk_bus", "virtio")
+    bus = run.guest.prop("hw_disk_bus") or "virtio"
     return {"virtio": "/dev/vda", "ide": "/dev/hda", "xen": "/dev/xvda"}.get(bus, "/dev/sda")
 
 

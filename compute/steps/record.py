@@ -71,10 +71,10 @@ class Finish(Step):
         self.success = success
 
     def do(self, run: Run) -> None:
-        failed = run.undoing and run.row.error and not self.success(run)
+        error = run.row.error if run.undoing else None
         run.world.conductor.event_finish(
             run.context, run.row.guest, run.operation.event_name(run.request),
-            dict(run.row.error) if failed else None)
+            dict(error) if error and not self.success(run) else None)
 
 
 class Fault(Step):

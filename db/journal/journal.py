@@ -36,7 +36,7 @@ class Journal:
 
         The same verb, guest and request id again returns the first row and False. While another
         operation holds the guest, a request that ``preempts`` (a delete) tells that one to abort
-        and waits for it; any other is refused.
+        and waits for it, or joins it when it is of the same verb; any other is refused.
 
         :returns: the row, and whether it is new.
         :raises Refused: code ``busy``, naming the holder.
@@ -45,27 +45,30 @@ class Journal:
         with self.engine.begin() as connection:
             same = self._one(connection, sa.and_(
                 table.c.verb == verb, table.c.guest == guest, table.c.request_id == request_id))
+            holder = self._one(connection, table.c.lock == guest)
+            if same is None and preempts and holder is not None and holder.verb == verb:
+                same = holder  # a second delete has nothing to add to the first
             if same is not None:
                 return same, False
-            holder = self._one(connection, table.c.lock == guest)
             waiting = self._one(connection, sa.and_(
                 table.c.guest == guest, table.c.waits_for.is_not(None)))
-            if waiting is not None or (holder is not None and not preempts):
-                raise _busy(guest, waiting or holder)
+            blocker = waiting or (None if preempts else holder)
+            if blocker is not None:
+                raise _busy(guest, blocker)
             if holder is not None:
                 self._preempt(connection, holder, verb)
                 holder = self._one(connection, table.c.lock == guest)
             now = self.now()
-            values = {
-                "id": id or str(uuid.uuid4()), "verb": verb, "guest": guest, "request_id": request_id,
-                "state": rows.ACCEPTED, "active": True,
+            values: dict[str, Any] = {
+                "id": id or str(uuid.uuid4()), "verb": verb, "guest": guest,
+                "request_id": request_id, "state": rows.ACCEPTED, "active": True,
                 "lock": None if holder else guest, "waits_for": holder.id if holder else None,
                 "request": dict(request), "step": None, "steps_done": 0, "steps_total": 0,
                 "attempts": 0, "restarts": 0, "created": now, "updated": now,
                 "deadline": deadline,
             }
             connection.execute(table.insert().values(**values))
-            return self._one(connection, table.c.id == values["id"]), True
+            return self._row(connection, values["id"]), True
 
     def _preempt(self, connection: Connection, holder: OperationRow, verb: str) -> None:
         values: dict[str, Any] = {"abort": f"a {verb} was asked for", "updated": self.now()}
@@ -89,8 +92,13 @@ class Journal:
                     lock=row.guest, waits_for=None, updated=self.now()))
             return True
 
+    def row(self, operation: str) -> OperationRow:
+        """One operation that is known to exist. Raises KeyError if it does not."""
+        with self.engine.connect() as connection:
+            return self._row(connection, operation)
+
     def get(self, operation: str) -> OperationRow | None:
-        """One operation by id."""
+        """One operation by id, None if there is none."""
         with self.engine.connect() as connection:
             return self._one(connection, rows.operations.c.id == operation)
 
@@ -140,7 +148,7 @@ class Journal:
         what it will make."""
         now = self.now()
         with self.engine.begin() as connection:
-            guest = self._one(connection, rows.operations.c.id == operation).guest
+            guest = self._row(connection, operation).guest
             connection.execute(rows.steps.insert().values(
                 operation=operation, phase=phase, name=name, seq=seq, state=rows.INTENDED,
                 undo=dict(undo), started=now))
@@ -154,7 +162,7 @@ class Journal:
             self._set_step(connection, operation, phase, name, state=rows.STEP_DONE,
                            outcome=outcome, finished=self.now(), error=None)
             self._update(connection, operation,
-                         {"steps_done": done, "attempts": 0, "message": None})
+                         {"steps_done": done, "attempts": 0, "restarts": 0, "message": None})
 
     def record_undo(self, operation: str, name: str, error: Mapping[str, str] | None) -> None:
         """Write down that a step was undone, or that its undo failed."""
@@ -228,6 +236,12 @@ class Journal:
                 table.update().where(table.c.name == name).values(**values))
             if changed.rowcount == 0:
                 connection.execute(table.insert().values(name=name, **values))
+
+    def _row(self, connection: Connection, operation: str) -> OperationRow:
+        row = self._one(connection, rows.operations.c.id == operation)
+        if row is None:
+            raise KeyError(f"Operation {operation} is not in the journal.")
+        return row
 
     def _one(self, connection: Connection, where: sa.ColumnElement) -> OperationRow | None:
         row = connection.execute(sa.select(rows.operations).where(where)).first()
