@@ -67,7 +67,7 @@ def lock_state(path: str) -> int:
         pathlib.Path(path).mkdir(parents=True, exist_ok=True, mode=0o711)
         fd = os.open(os.path.join(path, "agent.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise unusable(path, error.strerror) from error
+        raise unusable(path, error.strerror or str(error)) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def make() -> common.Agent:
         lock = common.lock_state(conf.state_path)
-        transport = common.transport_for(conf, otherwise="fake://")
+        transport = common.transport_for(conf, otherwise="inproc://")
         running.append(service.start(conf, transport))
         return common.Agent(conf, transport, lock, methods=running[0].methods())
 

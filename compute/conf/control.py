@@ -1,4 +1,4 @@
-"""[control]: the embedded control plane."""
+"""[control]: the embedded control plane. A stock Nova control plane reads none of these."""
 
 from oslo_config import cfg
 
@@ -10,50 +10,70 @@ OPTS = [
         default="sqlite:///$state_path/control.sqlite",
         secret=True,
         help="SQLAlchemy URL of the embedded control plane's database: SQLite, PostgreSQL or "
-        "MariaDB.",
+        "MariaDB. SQLite serves one control plane process on a local disk; with several, or on a "
+        "network file system, use one of the others. It is not the journal, which stays on its "
+        "host.",
     ),
     cfg.IntOpt(
         "service_down_time",
         default=60,
         min=2,
-        help="Seconds without a heartbeat after which a host counts as down.",
+        help="Seconds without a heartbeat after which a host counts as down and gets no new "
+        "guests. Below twice [DEFAULT] report_interval hosts flap; a large value sends builds to "
+        "a dead host, which take resend_after to come back. Nothing that runs is touched.",
     ),
     cfg.IntOpt(
         "max_attempts",
         default=3,
         min=1,
-        help="On how many hosts a build is tried before the server goes to ERROR.",
+        help="On how many hosts a build is tried before the server goes to ERROR. 1 switches "
+        "trying elsewhere off; more than the hosts there are changes nothing.",
     ),
     cfg.StrOpt(
         "default_availability_zone",
         default="nova",
-        help="Availability zone of hosts that were put into none.",
+        help="Availability zone of hosts that were put into none. A tenant may ask for it by name.",
     ),
     cfg.IntOpt(
         "max_io_ops",
         default=8,
         min=1,
-        help="A host with this many servers being built or moved gets no more for the moment.",
+        help="A host with this many servers being built or moved gets no more for the moment: "
+        "their downloads and copies would slow the guests that run there. Keep it at or below "
+        "[DEFAULT] operation_workers, or builds wait on one host while another is idle.",
     ),
     cfg.IntOpt(
         "resend_after",
         default=60,
         min=1,
         help="Seconds after which a build that no host has taken up is sent to its host again "
-        "(the message may have been lost).",
+        "(the message may have been lost). The host knows the request and builds it once, so a "
+        "small value only costs messages.",
     ),
     cfg.FloatOpt(
-        "ram_weight", default=1.0, help="Weight of free memory; negative packs instead of spreads."
+        "ram_weight",
+        default=1.0,
+        help="Weight of free memory in the choice among hosts that fit, without a unit: each "
+        "weigher gives 0 to 1. Positive spreads guests, negative packs them, 0 switches it off.",
     ),
-    cfg.FloatOpt("cpu_weight", default=1.0, help="Weight of free vCPUs."),
-    cfg.FloatOpt("disk_weight", default=1.0, help="Weight of free disk."),
     cfg.FloatOpt(
-        "io_ops_weight", default=-1.0, help="Weight of servers being built or moved on a host."
+        "cpu_weight", default=1.0, help="Weight of free vCPUs; see ram_weight for its meaning."
+    ),
+    cfg.FloatOpt(
+        "disk_weight", default=1.0, help="Weight of free disk; see ram_weight for its meaning."
+    ),
+    cfg.FloatOpt(
+        "io_ops_weight",
+        default=-1.0,
+        help="Weight of servers being built or moved on a host; negative, so that busy hosts are "
+        "avoided. Positive would send all builds to the busiest one.",
     ),
     cfg.FloatOpt(
         "build_failure_weight",
         default=1000.0,
         min=0.0,
-        help="How strongly builds that failed lately on a host count against it.",
+        help="How strongly builds that failed lately on a host count against it. The default is "
+        "above all other weights together, so that a broken host, which looks empty, does not "
+        "draw every build; 0 switches it off.",
     ),
 ]

@@ -1,22 +1,62 @@
-"""[timeouts]: no wait without a deadline. All in seconds."""
+"""[timeouts]: no wait without a deadline. All in seconds.
+
+A wait that ends leads to observing, never to an assumption: none of these can lose a guest.
+"""
 
 from oslo_config import cfg
 
 GROUP = "timeouts"
 
 OPTS = [
-    cfg.IntOpt("shutdown", default=60, min=0,
-               help="How long a guest gets to shut down cleanly before it is forced; the image "
-               "property os_shutdown_timeout overrules it."),
-    cfg.IntOpt("soft_reboot", default=120, min=1,
-               help="How long a soft reboot may take before it becomes a hard one."),
-    cfg.IntOpt("build", default=1800, min=10,
-               help="How long a build may take in all, downloads included."),
-    cfg.IntOpt("conductor", default=60, min=1,
-               help="How long one call to the conductor may take."),
-    cfg.IntOpt("stop", default=8, min=1,
-               help="How long a stopping agent waits for operations to reach a step border."),
-    cfg.IntOpt("operator", default=86400, min=60,
-               help="How long an operation past its point of no return is retried before it "
-               "asks for an operator."),
+    cfg.IntOpt(
+        "shutdown",
+        default=60,
+        min=0,
+        help="Seconds that a guest gets to shut down cleanly when it is stopped, before it is "
+        "powered off; the image property os_shutdown_timeout overrules it. 0 powers off at once, "
+        "as pulling the plug does: file systems in guests may need repair.",
+    ),
+    cfg.IntOpt(
+        "soft_reboot",
+        default=120,
+        min=1,
+        help="Seconds that a guest gets to shut down in a soft reboot before it is powered off "
+        "and started; os_shutdown_timeout overrules it. More than for a stop, as in Nova, since "
+        "its owner wanted a clean one.",
+    ),
+    cfg.IntOpt(
+        "build",
+        default=1800,
+        min=10,
+        help="Seconds that a build may take in all, downloads included; then it is undone and the "
+        "guest goes to error. Too short for the largest image on the slowest link fails builds "
+        "that would have worked; the wait for another build's download has its own limit, [disk] "
+        "image_lock_timeout.",
+    ),
+    cfg.IntOpt(
+        "conductor",
+        default=60,
+        min=1,
+        help="Seconds that one call to the conductor may take before its outcome counts as "
+        "unknown and it is asked again. The default is oslo.messaging's rpc_response_timeout. "
+        "Much shorter asks a busy conductor the same again and again.",
+    ),
+    cfg.IntOpt(
+        "stop",
+        default=8,
+        min=1,
+        help="Seconds that a stopping agent waits for operations to reach a step border. Those "
+        "that do not are cut off and go on from the journal at the next start, so a short value "
+        "is safe. It has to stay below the service manager's limit (TimeoutStopSec=20 in "
+        "etc/systemd).",
+    ),
+    cfg.IntOpt(
+        "operator",
+        default=86400,
+        min=60,
+        help="Seconds that a step which cannot be given up (one past the point of no return, an "
+        "undo, or telling the control plane) is tried again before the operation asks for an "
+        "operator. The default outlasts a night's outage, after which everything goes on by "
+        "itself; short values turn each long outage into work for people.",
+    ),
 ]

@@ -12,7 +12,6 @@ import logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from compute.engine.crashpoints import here
-from compute.engine.operation import Operation
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
 from compute.errors import (
@@ -150,7 +149,7 @@ class Runner:
 
     def _again(self, error: MagnetarError) -> float:
         attempts = self.run.row.attempts + 1
-        delay = min(FIRST_DELAY * 2 ** (attempts - 1), LONGEST_DELAY)
+        delay = min(FIRST_DELAY * 2 ** min(attempts - 1, 10), LONGEST_DELAY)  # no float overflows
         LOG.info("%s %s tries again in %.1f s: %s",
                  self.run.row.verb, self.run.row.id, delay, error)
         self._set(attempts=attempts, retry_at=self.world.clock.now() + delay,
@@ -176,12 +175,13 @@ class Runner:
 
     # -- back ---------------------------------------------------------------------------------
     def _back(self) -> float | None:
-        """Undo the newest step that is not undone yet; one that fails is tried again, then
-        recorded, and the next one still runs."""
+        """Undo the newest step that is not undone yet. One that fails is tried again, and one that
+        cannot be undone asks for an operator: the older steps lie under it, as disks do under a
+        guest that still runs, and nobody else may be told to go on."""
         run, verb = self.run, self.run.row.verb
         begun = [self._begun[rows.FORWARD, s.name] for s in self.operation.steps
                  if (rows.FORWARD, s.name) in self._begun]
-        left = [r for r in begun if r.state in (rows.INTENDED, rows.STEP_DONE)]
+        left = [r for r in begun if r.state != rows.STEP_UNDONE]
         if not left:
             cause = (run.row.error or {}).get("cause") or run.row.error
             self._set(state=rows.CONCLUDING, attempts=0, error=cause)
@@ -194,18 +194,21 @@ class Runner:
             step.undo(run, left[-1].undo or {})
         except (Parked, SQLAlchemyError):
             raise
-        except Exception as error:  # noqa: BLE001 - recorded; the other undos still run
+        except Exception as error:  # noqa: BLE001 - tried again, or an operator is asked
             if not isinstance(error, MagnetarError):
                 LOG.exception("Undo of %s in %s %s", step.name, verb, run.row.id)
                 error = Failed(f"{type(error).__name__}: {error}", code="internal")
             if isinstance(error, Unknown | Retryable) and not self._too_long(
                     rows.FORWARD, step.name):
                 return self._again(error)
-            failure = error.to_dict()
+            failure = error
         here(verb, step.name, "after_undo_effect")
-        self.journal.record_undo(run.row.id, step.name, failure)
+        self.journal.record_undo(run.row.id, step.name, failure.to_dict() if failure else None)
         self._reload()
         here(verb, step.name, "after_undo_record")
+        if failure is not None:
+            self._needs_operator(step, failure)
+            return None
         return 0
 
     # -- telling ------------------------------------------------------------------------------
@@ -232,11 +235,6 @@ class Runner:
             return self._again(trouble)
 
     def _end(self, state: str) -> float | None:
-        failed = [r for r in self._begun.values() if r.state == rows.UNDO_FAILED]
-        if failed:
-            error = from_dict(dict(failed[0].error or {}))
-            self._needs_operator(_named(self.operation, failed[0].name), error)
-            return None
         here(self.run.row.verb, "operation", "before_end")
         self.world.secrets.forget(self.run.row.id)
         self._set(state=state)
@@ -244,7 +242,3 @@ class Runner:
         LOG.info("%s of guest %s is %s (operation %s).", self.run.row.verb, self.run.row.guest,
                  state, self.run.row.id)
         return None
-
-
-def _named(operation: Operation, name: str) -> Step:
-    return next(s for s in operation.steps if s.name == name)

@@ -56,12 +56,18 @@ class Handback(Step):
         kept = data(run.instance).get("system_metadata") or {}
         changes = {
             "host": None, "node": None, "compute_id": None, "availability_zone": None,
-            "launched_on": None, "system_metadata": {**kept, "network_allocated": "False"},
+            "launched_on": None, "system_metadata": {**kept, "network_allocated": "False",
+                                                     "boot_roles": roles(run)},
             "vm_state": states.BUILDING if again else states.ERROR,
             "task_state": states.SCHEDULING if again else None,
         }
         if publish(run, changes, TASKS) and again:
             run.world.conductor.build_instances(run.context, **reschedule_args(run))
+
+
+def roles(run: Run) -> str:
+    """The caller's roles, as Nova keeps them with the guest."""
+    return ",".join(run.context.get("roles") or ())
 
 
 def can_reschedule(run: Run) -> bool:

@@ -122,6 +122,9 @@ class Node:
 
     def heartbeat(self) -> None:
         """Tell the control plane that this host is up."""
+        if self.service is None:  # its record was gone, and making it again did not work
+            self.register()
+            return
         try:
             count = (data(self.service).get("report_count") or 0) + 1
             self.service = self.conductor.save(self.context, self.service,

@@ -1,7 +1,7 @@
 """Room on this host: what there is, what is claimed, and what the control plane is told.
 
 Claims are rows of the journal, so they survive a restart. The limits are
-``total * allocation_ratio - reserved`` for vCPUs, memory (MiB) and disk (GiB), as Nova's.
+``(total - reserved) * allocation_ratio`` for vCPUs, memory (MiB) and disk (GiB), as Nova's.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Tracker:
             "vcpus": (facts.vcpus - conf.reserved_host_cpus) * conf.cpu_allocation_ratio,
             "memory_mb": (facts.memory_mb - conf.reserved_host_memory_mb)
             * conf.ram_allocation_ratio,
-            "disk_gb": facts.disk_gb * conf.disk_allocation_ratio
-            - conf.reserved_host_disk_mb / 1024,
+            "disk_gb": (facts.disk_gb - conf.reserved_host_disk_mb / 1024)
+            * conf.disk_allocation_ratio,
         }
 
     def used(self, before: str | None = None) -> dict[str, int]:

@@ -69,7 +69,7 @@ def nova_exception(name: str) -> type[Exception]:
 
     def __init__(self, message: str = "", **kwargs):
         Exception.__init__(self, message)
-        self.kwargs = {"message": message, **kwargs}
+        self.kwargs = dict(kwargs)  # the message is in args already; given twice it fails there
 
     def __str__(self) -> str:
         return self.args[0] if self.args else ""

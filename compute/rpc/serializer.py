@@ -49,13 +49,17 @@ class ContextSerializer(oslo_messaging.Serializer):
     """Entities untouched; contexts as dicts with ``request_id`` and all keys of Nova's."""
 
     def serialize_entity(self, ctxt: Any, entity: Any) -> Any:
+        """The entity itself."""
         return entity
 
     def deserialize_entity(self, ctxt: Any, entity: Any) -> Any:
+        """The entity itself."""
         return entity
 
     def serialize_context(self, ctxt: Any) -> dict[str, Any]:
+        """A context, or a mapping that is to be one, as a dict."""
         return dict(ctxt) if isinstance(ctxt, dict) else ctxt.to_dict()
 
     def deserialize_context(self, ctxt: dict[str, Any]) -> Context:
+        """A Context of what came."""
         return Context.from_dict(ctxt)

@@ -28,8 +28,9 @@ FILTERS = frozenset({
 })
 
 
-def _columns(extra: Columns, info_cache: bool) -> list[sa.Column]:
-    chosen = [instances.c[name] for name in (*BASE, *sorted(set(extra) & (EXTRA | OURS)))]
+def _columns(extra: Columns, info_cache: bool) -> list[sa.ColumnElement[Any]]:
+    chosen: list[sa.ColumnElement[Any]] = [
+        instances.c[name] for name in (*BASE, *sorted(set(extra) & (EXTRA | OURS)))]
     if info_cache:
         cache = instance_info_caches.c
         chosen += [

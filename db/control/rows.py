@@ -33,7 +33,7 @@ def insert(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -
     if connection.dialect.insert_returning:
         done = connection.execute(table.insert().values(**values).returning(table))
         return dict(done.mappings().one())
-    key = connection.execute(table.insert().values(**values)).inserted_primary_key[0]
+    (key,) = connection.execute(table.insert().values(**values)).inserted_primary_key or (None,)
     return fetch_one(connection, sa.select(table).where(table.c.id == key)) or {}
 
 

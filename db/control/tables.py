@@ -14,26 +14,32 @@ METADATA = sa.MetaData()
 
 
 def json(name: str) -> sa.Column:
+    """Any JSON value; None is NULL."""
     return sa.Column(name, sa.JSON(none_as_null=True))
 
 
 def text(name: str, length: int = 255, **kwargs) -> sa.Column:
+    """Short text."""
     return sa.Column(name, sa.String(length), **kwargs)
 
 
 def uuid(name: str, **kwargs) -> sa.Column:
+    """A UUID as text."""
     return sa.Column(name, sa.String(36), **kwargs)
 
 
 def number(name: str, **kwargs) -> sa.Column:
+    """A whole number of 32 bits."""
     return sa.Column(name, sa.Integer, **kwargs)
 
 
 def big(name: str, **kwargs) -> sa.Column:
+    """A whole number of 64 bits."""
     return sa.Column(name, sa.BigInteger, **kwargs)
 
 
 def flag(name: str, default: bool = False) -> sa.Column:
+    """Yes or no, never NULL."""
     return sa.Column(
         name, sa.Boolean, nullable=False, default=default,
         server_default=sa.true() if default else sa.false(),
@@ -41,6 +47,7 @@ def flag(name: str, default: bool = False) -> sa.Column:
 
 
 def times(soft_delete: bool = True) -> list[sa.Column]:
+    """When a row was made and changed, and with ``soft_delete`` whether it counts as deleted."""
     columns = [
         sa.Column("created_at", WireTime, nullable=False),
         sa.Column("updated_at", WireTime),
@@ -51,6 +58,7 @@ def times(soft_delete: bool = True) -> list[sa.Column]:
 
 
 def table(name: str, *items, soft_delete: bool = True) -> sa.Table:
+    """A table with a number as its key and the columns of :func:`times`."""
     columns = [item for item in items if isinstance(item, sa.Column)]
     others = [item for item in items if not isinstance(item, sa.Column)]
     return sa.Table(

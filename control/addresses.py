@@ -1,0 +1,177 @@
+"""Addresses of the embedded control plane's networks: who gets which, each exactly once.
+
+This is what Neutron does in a cloud. The database's unique constraints decide; a lost race is
+simply run again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from compute.errors import Refused, Retryable
+from control.wire import failure
+from db.control import instances, networks
+from db.control.store import Store
+
+Row = dict[str, Any]
+ATTEMPTS = 20
+
+
+def nic(port: Row) -> Row:
+    """A port, with its network's columns, as the fields of compute.model.guest.Nic."""
+    subnet = ipaddress.ip_network(port["network_cidr"])
+    address = {
+        "address": port["address"], "cidr": port["network_cidr"], "version": subnet.version,
+        "gateway": port["network_gateway"], "dns": list(port["network_dns"] or ()),
+        "dhcp": port["network_dhcp"], "routes": [],
+    }
+    return {
+        "id": port["uuid"], "mac": port["mac"], "network_id": port["network_uuid"],
+        "label": port["network_name"], "kind": port["network_kind"],
+        "source": port["network_source"], "mtu": port["network_mtu"], "addresses": [address],
+        "model": None, "tag": port["tag"],
+    }
+
+
+def description(network: Row) -> Row:
+    """A network as an agent's driver wants it for ``create_network``."""
+    first, last = pool(network)
+    found = {
+        "id": network["uuid"], "name": network["source"], "label": network["name"],
+        "kind": network["kind"], "cidr": network["cidr"], "gateway": network["gateway"],
+        "dhcp_start": str(first) if network["dhcp"] else None,
+        "dhcp_end": str(last) if network["dhcp"] else None, "mtu": network["mtu"],
+    }
+    if network["kind"] == "bridge":
+        found["bridge"] = network["source"]
+    return found
+
+
+def pool(network: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The first and the last address that servers may get."""
+    subnet = ipaddress.ip_network(network["cidr"])
+    first, last = subnet[1], subnet[-2] if subnet.version == 4 else subnet[-1]
+    if network["gateway"] == str(first):
+        first += 1
+    if network["gateway"] == str(last):
+        last -= 1
+    return first, last
+
+
+def free(network: Row, taken: set[str]) -> Iterator[str]:
+    """The network's free addresses, the lowest first."""
+    first, last = pool(network)
+    address = first
+    while address <= last:
+        if str(address) not in taken and str(address) != network["gateway"]:
+            yield str(address)
+        address += 1
+
+
+def check_fixed(network: Row, wanted: str, taken: set[str]) -> str:
+    """An address that the caller asked for.
+
+    :raises Refused: it is none, not of this network, reserved, or taken.
+    """
+    now, code = "No address was given out.", "bad_address"
+    try:
+        address = ipaddress.ip_address(wanted)
+    except ValueError as error:
+        raise Refused(f"{wanted!r} is no IP address.", now=now, code=code,
+                      next="Give an address such as 192.0.2.10, or none.") from error
+    first, last = pool(network)
+    if address.version != first.version or not first <= address <= last:
+        raise Refused(f"{address} is not among the addresses of network {network['name']}.",
+                      now=now, next=f"Choose one from {first} to {last}.",
+                      code=code)
+    if str(address) == network["gateway"]:
+        raise Refused(f"{address} is the gateway of network {network['name']}.", now=now,
+                      next="Choose another one.", code=code)
+    if str(address) in taken:
+        raise Refused(f"{address} is in use on network {network['name']}.", now=now,
+                      next="Choose another one, or none to get a free one.",
+                      code="address_in_use")
+    return str(address)
+
+
+def find_network(connection: Connection, key: str) -> Row:
+    """A network by uuid or name. Raises Refused(code='network_missing')."""
+    rows = networks.find(connection, key)
+    if not rows:
+        raise Refused(f"There is no network {key}.", now="Nothing was done.",
+                      next="See 'magnetar network list'.", code="network_missing")
+    return rows[0]
+
+
+def allocate(
+    store: Store, instance_uuid: str, requests: Iterable[Mapping[str, Any]], host: str | None,
+    macs: Iterable[str] = (),
+) -> list[Row]:
+    """Ports for an instance, one for each request, in their order; asked again it gives the same.
+
+    :param requests: ``{network_id, port_id, fixed_ip, tag}`` each; ``none`` as network for no NIC.
+    :param macs: MAC addresses to use for new ports, in order, as far as they go.
+    :returns: NICs as dicts.
+    :raises Refused: unknown network, an address that cannot be had, or no address left.
+    :raises InstanceNotFound: the instance is deleted.
+    """
+    wanted = [dict(r) for r in requests if r.get("network_id") not in ("none", "auto")]
+    hints = list(macs)
+    for _ in range(ATTEMPTS):
+        try:
+            with store.begin() as connection:
+                _allocate(connection, instance_uuid, wanted, host, hints)
+                ports = networks.instance_ports(connection, [instance_uuid])
+            return [nic(port) for port in ports]
+        except IntegrityError:
+            continue
+    raise Retryable("Somebody else was always faster in taking an address.",
+                    now="No address was given out.", next="Try again.")
+
+
+def _allocate(
+    connection: Connection, instance_uuid: str, wanted: list[Row], host: str | None,
+    hints: list[str],
+) -> None:
+    if not instances.hold(connection, instance_uuid):
+        raise failure(
+            "InstanceNotFound",
+            f"Instance {instance_uuid} could not be found.", instance_id=instance_uuid
+        )
+    have = {port["position"]: port for port in networks.instance_ports(connection, [instance_uuid])}
+    if host is not None and any(port["host"] != host for port in have.values()):
+        networks.bind_ports(connection, instance_uuid, host)
+    for position, request in enumerate(wanted):
+        if position in have:
+            continue
+        network = find_network(connection, request["network_id"])
+        taken = networks.addresses(connection, network["uuid"])
+        address = (
+            check_fixed(network, request["fixed_ip"], taken)
+            if request.get("fixed_ip")
+            else next(free(network, taken), None)
+        )
+        if address is None:
+            raise Refused(f"Network {network['name']} ({network['cidr']}) has no free address; "
+                          f"{len(taken)} are in use.", now="No address was given out.",
+                          next="Delete servers that are not needed, or use another network.",
+                          code="no_more_addresses")
+        values = {
+            "network_uuid": network["uuid"], "instance_uuid": instance_uuid,
+            "position": position, "address": address, "host": host, "tag": request.get("tag"),
+            "mac": hints[position] if position < len(hints) else random_mac(),
+        }
+        if request.get("port_id"):
+            values["uuid"] = request["port_id"]
+        networks.create_port(connection, values)
+
+
+def random_mac() -> str:
+    """A MAC address of the range that Neutron uses."""
+    return "fa:16:3e:" + ":".join(f"{random.randrange(256):02x}" for _ in range(3))

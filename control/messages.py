@@ -1,0 +1,117 @@
+"""What the control plane sends to agents: Nova's methods, arguments and versions, to the letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import oslo_messaging
+
+from compute.errors import MagnetarError, Refused, Retryable
+from compute.rpc.exceptions import from_remote
+from compute.rpc.serializer import Context, ContextSerializer
+
+LOG = logging.getLogger(__name__)
+VERSION = "6.0"
+CAP = "6.5"
+
+
+class Computes:
+    """Casts and calls to the agents, each by its host."""
+
+    def __init__(self, transport: Any, timeout: float):
+        serializer = ContextSerializer()
+
+        def client(topic: str) -> Any:
+            target = oslo_messaging.Target(topic=topic, version=VERSION)
+            return oslo_messaging.get_rpc_client(
+                transport, target, serializer=serializer, timeout=timeout, version_cap=CAP
+            )
+
+        self._compute, self._alt = client("compute"), client("compute-alt")
+        own = oslo_messaging.Target(topic="compute", version="1.0", namespace="magnetar")
+        self._own = oslo_messaging.get_rpc_client(
+            transport, own, serializer=serializer, timeout=timeout
+        )
+
+    def cast(self, context: Context, host: str, method: str, **args: Any) -> None:
+        """Send a message and wait for nothing.
+
+        :raises Retryable: code ``broker_unreachable``, when it was not sent.
+        """
+        self._cast(self._compute, context, host, method, args)
+
+    def cast_alt(self, context: Context, host: str, method: str, **args: Any) -> None:
+        """The same to the topic that a stopping agent still serves."""
+        self._cast(self._alt, context, host, method, args)
+
+    @staticmethod
+    def _cast(client: Any, context: Context, host: str, method: str,
+              args: Mapping[str, Any]) -> None:
+        try:
+            client.prepare(server=host).cast(context, method, **args)
+        except oslo_messaging.MessagingException as error:
+            raise Retryable(
+                f"The message {method} could not be sent to host {host}: {error}.",
+                now="Nothing was begun.",
+                next="Try again when the message broker answers.",
+                code="broker_unreachable",
+            ) from error
+
+    def call(self, context: Context, host: str, method: str, **args: Any) -> Any:
+        """Ask a host and wait for its answer.
+
+        :raises MagnetarError: what it answered with; Unknown when no answer came.
+        """
+        return self._call(self._compute, context, host, method, args)
+
+    def call_own(self, context: Context, host: str, method: str, **args: Any) -> Any:
+        """Ask a host something of our namespace ``magnetar``."""
+        return self._call(self._own, context, host, method, args)
+
+    @staticmethod
+    def _call(client: Any, context: Context, host: str, method: str,
+              args: Mapping[str, Any]) -> Any:
+        try:
+            return client.prepare(server=host).call(context, method, **args)
+        except Exception as error:  # noqa: BLE001 - translated, never swallowed
+            raise remote(error, f"{method.replace('_', ' ')} on host {host}") from error
+
+
+def remote(error: Exception, doing: str) -> MagnetarError:
+    """What a call to a host raised, as one of our kinds; a plain refusal stays one."""
+    name = getattr(error, "exc_type", type(error).__name__)
+    text = str(getattr(error, "value", error))
+    if name == "Refused" and not isinstance(error, MagnetarError):
+        return Refused(text)
+    if name == "NotImplementedError":
+        return Refused(f"The host cannot {doing}.", now="Nothing was done.", code="not_supported")
+    return from_remote(error, doing)
+
+
+def everywhere(
+    computes: Computes, context: Context, hosts: list[str], method: str,
+    undo: Callable[[str], None] | None = None, **args: Any,
+) -> None:
+    """Ask hosts one after the other; if one refuses, ``undo`` for those that did it, it included.
+
+    :raises MagnetarError: the first error.
+    """
+    asked: list[str] = []
+    for host in hosts:
+        asked.append(host)
+        try:
+            computes.call_own(context, host, method, **args)
+        except MagnetarError:
+            if undo is not None:
+                _undo(undo, asked)
+            raise
+
+
+def _undo(undo: Callable[[str], None], hosts: list[str]) -> None:
+    for host in hosts:
+        try:
+            undo(host)
+        except MagnetarError as error:
+            LOG.warning("Undoing it on host %s did not work: %s", host, error)

@@ -1,0 +1,57 @@
+"""What an agent asks its embedded control plane that it would ask Neutron in a cloud.
+
+Namespace ``magnetar``, version 1.0, topic ``conductor``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import oslo_messaging
+
+from compute.rpc.serializer import Context
+from control import addresses
+from control.conductor import expected
+from db.control import networks
+from db.control.store import Store
+
+Row = dict[str, Any]
+
+
+class NetworkService:
+    """Ports and networks, as plain dicts."""
+
+    target = oslo_messaging.Target(namespace="magnetar", version="1.0")
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def network_allocate(
+        self,
+        context: Context,
+        instance_uuid: str,
+        requests: list[Row],
+        host: str | None = None,
+        macs: list[str] | None = None,
+    ) -> list[Row]:
+        """See :func:`control.addresses.allocate`."""
+        return expected(
+            lambda: addresses.allocate(self.store, instance_uuid, requests, host, macs or ())
+        )
+
+    def network_deallocate(self, context: Context, instance_uuid: str) -> int:
+        """Free an instance's addresses; returns how many there were."""
+        with self.store.begin() as connection:
+            return networks.delete_ports(connection, instance_uuid)
+
+    def network_nics(self, context: Context, instance_uuid: str) -> list[Row]:
+        """An instance's NICs as they are."""
+        with self.store.begin() as connection:
+            ports = networks.instance_ports(connection, [instance_uuid])
+        return [addresses.nic(port) for port in ports]
+
+    def network_list(self, context: Context) -> list[Row]:
+        """All networks, as ``create_network`` of a driver wants them."""
+        with self.store.begin() as connection:
+            rows = networks.all_networks(connection)
+        return [addresses.description(row) for row in rows if row["status"] == "active"]

@@ -1,0 +1,109 @@
+"""Starting and stopping the embedded control plane."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import oslo_messaging
+import sqlalchemy as sa
+from oslo_messaging.rpc.dispatcher import DefaultRPCAccessPolicy
+from sqlalchemy.engine import Engine
+
+from compute.errors import NeedsOperator
+from compute.rpc.serializer import ContextSerializer
+from control.api import ControlPlane
+from control.builds import ComputeTask
+from control.conductor import TOPIC, BaseApi, Conductor
+from control.network_rpc import NetworkService
+from db.engine import migrate, open_engine
+
+LOG = logging.getLogger(__name__)
+
+
+class Service:
+    """A running control plane: its RPC server, and a timer that looks after unfinished work."""
+
+    def __init__(self, conf: Any, transport: Any, images: Any = None):
+        if images is None:
+            from compute.services.images import LocalImages
+
+            images = LocalImages(conf.image_dir)
+        self.conf = conf
+        self.engine = open_database(conf.control.database)
+        self.control = ControlPlane(conf, transport, self.engine, images)
+        self._unfinished = self.control.unfinished_networks()
+        store = self.control.store
+        endpoints = [BaseApi(), Conductor(store), NetworkService(store),
+                     ComputeTask(self.control.builds)]
+        self._server = oslo_messaging.get_rpc_server(
+            transport, oslo_messaging.Target(topic=TOPIC, server=conf.host), endpoints,
+            executor="threading", serializer=ContextSerializer(),
+            access_policy=DefaultRPCAccessPolicy,
+        )
+        self._stopping = threading.Event()
+        self._timer = threading.Thread(target=self._look_after, name="control-care", daemon=True)
+
+    def start(self) -> ControlPlane:
+        """Serve. Returns the control plane for callers in this process."""
+        self._server.start()
+        self._timer.start()
+        LOG.info("The embedded control plane serves topic %s as %s.", TOPIC, self.conf.host)
+        return self.control
+
+    def stop(self) -> None:
+        """Answer what has begun, then stop serving; safe to call twice."""
+        self._stopping.set()
+        self._server.stop()
+        self._server.wait()
+        if self._timer.is_alive():
+            self._timer.join(timeout=5)
+        self.engine.dispose()
+
+    def _look_after(self) -> None:
+        """At start, what an earlier process left undone; then, builds that nobody took up."""
+        age = 0
+        while not self._stopping.is_set():
+            try:
+                self.control.builds.resume(age)
+                self.control.clean_networks(self._unfinished)
+                self._unfinished = []
+            except Exception:
+                LOG.exception("Looking after unfinished work failed; tried again later.")
+            age = self.conf.control.resend_after
+            self._stopping.wait(age / 2)
+
+
+def open_database(url: str) -> Engine:
+    """The control plane's database at its newest revision.
+
+    :raises NeedsOperator: code ``database_unusable``, when it cannot be opened or changed.
+    """
+    try:
+        engine = open_engine(url)
+        migrate(engine, "control")
+    except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
+        shown = url if "@" not in url else "the one in [control] database"
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise NeedsOperator(
+            f"The control plane's database ({shown}) cannot be used: {reason}.",
+            now="The control plane did not start; servers keep running.",
+            next="Correct [control] database, or the rights on it, and start again.",
+            code="database_unusable",
+        ) from error
+    return engine
+
+
+def start(conf: Any, transport: Any, images: Any = None) -> ControlPlane:
+    """Open the database, bring it to the newest revision, and serve topic ``conductor``.
+
+    :param conf: the global ``cfg.CONF`` with Magnetar's options and ``host`` set.
+    :param transport: oslo.messaging's RPC transport, whose exchange is ``nova``.
+    :param images: defaults to the local directory of ``[DEFAULT] image_dir``.
+    :returns: the control plane; its ``stop()`` ends the service.
+    """
+    service = Service(conf, transport, images)
+    control = service.start()
+    control.on_stop = service.stop
+    return control

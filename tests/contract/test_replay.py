@@ -1,0 +1,193 @@
+"""Captured messages of a stock Nova, replayed into our agent in one process.
+
+Each cast that a stock conductor or API sent is sent again, byte for byte but for the guest's uuid;
+what our agent then asks the conductor has to be what Nova's own agent might have asked.
+"""
+
+import io
+import json
+import pathlib
+import time
+import typing
+
+import fixtures
+import oslo_messaging as messaging
+import testtools
+
+from compute import agent, conf
+from compute.services.images import LocalImages
+from tests.contract import legal, replay_conductor, wire
+
+HOST = "lab1"
+SECONDS = 20
+REGISTRATION = "service_first_registration"
+BUILD = "build_no_network"
+
+
+def guest_of(capture: wire.Capture) -> str:
+    """Return the uuid of the guest that a capture is about."""
+    message = next(m for m in capture.to_compute() if "instance" in m.args)
+    return message.args["instance"]["nova_object.data"]["uuid"]
+
+
+def renamed(message: wire.Message, old: str, new: str) -> wire.Message:
+    """Return the message about another guest."""
+    values = json.loads(json.dumps(vars(message)).replace(old, new))
+    return wire.Message(**values)
+
+
+class ReplayTest(testtools.TestCase):
+    """An agent on the fake driver, a replaying conductor, and a client that sends captures."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        home = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        path = home / "agent.conf"
+        path.write_text(f"[DEFAULT]\nhost = {HOST}\nstate_path = {home}\ntransport_url = fake://\n"
+                        "compute_driver = fake\nreport_interval = 3600\n")
+        captured = wire.load(BUILD).cast("build_and_run_instance").args["image"]
+        LocalImages(str(home / "images")).create(
+            io.BytesIO(bytes(1 << 20)), disk_format=captured["disk_format"],
+            image_id=captured["id"])
+        messaging.set_transport_defaults("nova")
+        configuration = conf.parse(["--config-file", str(path)])
+        self.addCleanup(configuration.reset)
+        transport = messaging.get_rpc_transport(configuration, url="fake://")
+        self.addCleanup(transport.cleanup)
+        conductor = replay_conductor.ReplayConductor(transport, REGISTRATION, *wire.names())
+        conductor.start()
+        self.addCleanup(conductor.stop)
+        self.kept = conductor.kept
+        self.client = messaging.get_rpc_client(transport, messaging.Target(topic="compute"))
+        self.agent = agent.Agent(configuration, transport)
+        self.addCleanup(self.agent.stop)
+        self.agent.start()
+
+    def send(self, message: wire.Message) -> typing.Any:
+        """Send a captured message to our agent as it was sent to Nova's."""
+        topic = message.to.partition(".")[0]
+        client = self.client.prepare(topic=topic, server=HOST, version=message.version,
+                                     namespace=message.namespace)
+        return getattr(client, message.kind)(message.context, message.method, **message.args)
+
+    def replay(self, name: str, method: str) -> list[wire.Message]:
+        """Replay one cast about an existing guest; return what the conductor was told."""
+        capture = wire.load(name)
+        cast = capture.cast(method)
+        if method != "build_and_run_instance":
+            self.build(guest_of(capture))
+        self.kept.take(cast.args["instance"])
+        self.send(cast)
+        self.wait_for_end()
+        return self.kept.said()
+
+    def build(self, uuid: str) -> None:
+        """Replay the captured build, for a guest with this uuid."""
+        capture = wire.load(BUILD)
+        cast = renamed(capture.cast("build_and_run_instance"), guest_of(capture), uuid)
+        self.kept.take(cast.args["instance"])
+        self.send(cast)
+        self.wait_for_end()
+        self.assertEqual("active", self.kept.fields["vm_state"])
+
+    def wait_for_end(self) -> None:
+        """Wait until the conductor is told that the action's event ended."""
+        deadline = time.monotonic() + SECONDS
+        while not self.kept.said("InstanceActionEvent.event_finish_with_failure"):
+            if time.monotonic() > deadline:
+                self.fail(f"No end in {SECONDS} s; heard {[m.what for m in self.kept.said()]}")
+            time.sleep(0.02)
+
+    def assert_legal(self, name: str, said: list[wire.Message]) -> None:
+        """Fail with every way in which these messages are not what Nova's agent might send."""
+        problems = legal.problems(wire.load(name), said)
+        if problems:
+            self.fail(f"{name}:\n" + "\n".join(problems))
+
+    def assert_ends_as_captured(self, name: str) -> None:
+        """The states that our agent left are those that Nova's left."""
+        self.assertEqual(legal.final_states(wire.load(name)),
+                         {key: self.kept.fields[key] for key in legal.STATES})
+
+    def test_build(self) -> None:
+        said = self.replay(BUILD, "build_and_run_instance")
+        self.assert_legal(BUILD, said)
+        self.assert_ends_as_captured(BUILD)
+        self.assertEqual(HOST, self.kept.fields["host"])
+        self.assertEqual(HOST, self.kept.fields["launched_on"])
+
+    def test_build_tells_the_conductor_less_often_than_nova(self) -> None:
+        said = self.replay(BUILD, "build_and_run_instance")
+        self.assertLess(len(said), len(wire.load(BUILD).calls()))
+
+    def test_same_build_sent_twice_is_one_build(self) -> None:
+        cast = wire.load(BUILD).cast("build_and_run_instance")
+        self.kept.take(cast.args["instance"])
+        self.send(cast)
+        self.send(cast)
+        self.wait_for_end()
+        self.send(cast)
+        self.send(wire.load(BUILD).cast("build_and_run_instance"))
+        self.wait_for_end()
+        self.assertEqual("active", self.kept.fields["vm_state"])
+        self.assertEqual(1, len(self.kept.said("InstanceActionEvent.event_start")))
+        self.assertEqual([], self.kept.said("InstanceFault.create"))
+
+    def test_stop(self) -> None:
+        self._verb("stop", "stop_instance")
+
+    def test_start(self) -> None:
+        self._verb("start", "start_instance")
+
+    def test_soft_reboot(self) -> None:
+        self._verb("reboot_soft", "reboot_instance")
+
+    def test_hard_reboot(self) -> None:
+        self._verb("reboot_hard", "reboot_instance")
+
+    def test_terminate(self) -> None:
+        name = "terminate_no_network"
+        self.assert_legal(name, self.replay(name, "terminate_instance"))
+        self.assertTrue(self.kept.deleted)
+        self.assert_ends_as_captured(name)
+
+    def test_terminate_of_a_guest_with_a_port(self) -> None:
+        name = "terminate_instance"
+        self.assert_legal(name, self.replay(name, "terminate_instance"))
+        self.assertTrue(self.kept.deleted)
+
+    def test_console_output_is_returned(self) -> None:
+        capture = wire.load("get_console_output")
+        call = capture.cast("get_console_output")
+        self.build(guest_of(capture))
+        self.assertIsInstance(self.send(call), str)
+
+    def test_pause_is_refused_and_the_task_is_cleared(self) -> None:
+        said = self.replay("pause", "pause_instance")
+        self.assertIsNone(self.kept.fields["task_state"])
+        self.assertEqual("active", self.kept.fields["vm_state"])
+        self.assertIn("InstanceFault.create", [m.what for m in said])
+
+    def test_external_events_are_taken_on_the_second_topic(self) -> None:
+        capture = wire.load("start")
+        event = capture.cast("external_instance_event")
+        self.assertEqual("compute-alt", event.to.partition(".")[0])
+        self.build(guest_of(capture))
+        self.send(event)
+        ping = self.client.prepare(topic="compute-alt", server=HOST, namespace="baseapi",
+                                   version="1.0")
+        self.assertEqual({"service": "compute", "arg": 1}, ping.call({}, "ping", arg=1))
+
+    def test_registration(self) -> None:
+        self.assert_legal(REGISTRATION, self.kept.said())
+        made = {m.what: m.changes for m in self.kept.said() if m.what.endswith(".create")}
+        wanted = {m.what: m.changes for m in wire.load(REGISTRATION).calls()
+                  if m.what.endswith(".create")}
+        self.assertEqual(set(wanted), set(made))
+        self.assertEqual({**wanted["Service.create"], "host": HOST}, made["Service.create"])
+        self.assertEqual([], sorted(set(wanted["ComputeNode.create"])
+                                    - set(made["ComputeNode.create"])))
+
+    def _verb(self, name: str, method: str) -> None:
+        self.assert_legal(name, self.replay(name, method))
+        self.assert_ends_as_captured(name)
