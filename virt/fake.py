@@ -103,7 +103,8 @@ class FakeDriver:
     # -- observing ----------------------------------------------------------------------------
     @hooked
     def states(self) -> Mapping[str, GuestState]:
-        return {p.stem: self._state(p.stem) for p in self.domains.glob("*.json")}
+        return {p.stem: state for p in self.domains.glob("*.json")
+                if (state := self._state(p.stem)) is not None}
 
     @hooked
     def state(self, uuid: str) -> GuestState | None:

@@ -72,7 +72,7 @@ OPTS = [
     cfg.StrOpt(
         "cpu_mode",
         choices=[
-            ("host-model", "the closest named model plus flags; can migrate to hosts that have all"),
+            ("host-model", "the closest named model plus flags; migrates to hosts that have all"),
             ("host-passthrough", "this very CPU; migrates only to the same one"),
             ("maximum", "everything that KVM or QEMU can do"),
             ("custom", "the best of cpu_models that this host runs"),

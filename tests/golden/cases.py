@@ -1,0 +1,140 @@
+"""The guests whose domains are kept as golden files. All values are fixed."""
+
+from dataclasses import replace
+
+from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
+
+GIB = 2**30
+DIRECTORY = "/var/lib/magnetar/instances/6f1e2d3c-0000-4000-8000-000000000001"
+GUEST = Guest(
+    uuid="6f1e2d3c-0000-4000-8000-000000000001",
+    name="instance-0000002a",
+    display_name="web <1> & co\x07",
+    hostname="web-1",
+    flavor=Flavor("m1.small", 1, 512, root_gb=1),
+    image=Image("0c1d2e3f-0000-4000-8000-00000000000a", name="debian"),
+    project_id="p1",
+    user_id="u1",
+    created_at="2026-11-20 12:00:00",
+)
+ROOT = Disk("root", DIRECTORY + "/disk", "qcow2", GIB)
+RAW = replace(ROOT, format="raw")
+EPHEMERAL = Disk("ephemeral", DIRECTORY + "/disk.eph0", "raw", GIB)
+SWAP = Disk("swap", DIRECTORY + "/disk.swap", "raw", GIB)
+CONFIG = Disk("config", DIRECTORY + "/disk.config", "raw", 1 << 20, "cdrom")
+NIC = Nic(
+    id="a1b2c3d4-0000-4000-8000-000000000001",
+    mac="52:54:00:00:00:01",
+    network_id="net-1",
+    label="private",
+    kind="network",
+    source="private",
+    mtu=1450,
+    addresses=(Address("10.0.0.5", "10.0.0.0/24"), Address("fd00::5", "fd00::/64", version=6)),
+)
+BRIDGED = replace(
+    NIC,
+    id="b1b2c3d4-0000-4000-8000-000000000002",
+    mac="52:54:00:00:00:02",
+    kind="bridge",
+    source="br0",
+    mtu=None,
+    addresses=(),
+)
+
+
+def guest(vcpus=1, specs=None, properties=None, **changes):
+    """GUEST with another flavor and image."""
+    flavor = replace(GUEST.flavor, vcpus=vcpus, extra_specs=specs or {})
+    image = replace(GUEST.image, properties=properties or {})
+    return replace(GUEST, flavor=flavor, image=image, **changes)
+
+
+# name -> guest, disks, NICs, options of [libvirt], virt_type, cache mode
+CASES = {
+    "plain": (GUEST, [ROOT], [], {}, "qemu", "none"),
+    "typical-kvm": (
+        guest(vcpus=4), [ROOT, EPHEMERAL, SWAP, CONFIG], [NIC, BRIDGED], {}, "kvm", "none",
+    ),
+    "everything": (
+        guest(
+            vcpus=8,
+            specs={
+                "hw:cpu_sockets": "1", "hw:cpu_cores": "4", "hw:cpu_threads": "2",
+                "hw:watchdog_action": "poweroff", "hw:vif_multiqueue_enabled": "true",
+                "hw_video:ram_max_mb": "64", "hw_rng:rate_bytes": "4096",
+                "hw_rng:rate_period": "500", "quota:cpu_shares": "512",
+                "quota:cpu_period": "20000", "quota:cpu_quota": "10000",
+                "quota:disk_read_bytes_sec": "1000002", "quota:disk_write_bytes_sec": "1000003",
+                "quota:disk_read_iops_sec": "102", "quota:disk_write_iops_sec": "103",
+            },
+            properties={
+                "hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi", "hw_cdrom_bus": "sata",
+                "hw_video_model": "vga", "hw_video_ram": "16", "hw_pointer_model": "usbtablet",
+                "hw_qemu_guest_agent": "yes", "hw_rng_model": "virtio",
+                "hw_firmware_type": "bios", "hw_cpu_sockets": "8",
+            },
+        ),
+        [RAW, EPHEMERAL, CONFIG], [NIC],
+        {
+            "cpu_mode": "custom", "cpu_models": ["kvm64", "Nehalem", "EPYC"],
+            "cpu_model_extra_flags": ["+AES", "-avx", "pcid"], "disk_iothreads": 2,
+            "tb_cache_size": 32, "tx_queue_size": 512, "vnc_listen": "127.0.0.1",
+            "max_queues": 4,
+        },
+        "qemu", "none",
+    ),
+    "windows": (
+        guest(vcpus=2, properties={"hw_vif_model": "e1000e"}, os_type="windows"),
+        [ROOT], [NIC], {"cpu_mode": "host-passthrough"}, "kvm", "writeback",
+    ),
+    "old-pc": (
+        guest(
+            properties={"hw_machine_type": "pc", "hw_disk_bus": "ide", "hw_vif_model": "rtl8139"}
+        ),
+        [ROOT, CONFIG], [BRIDGED], {"vnc": False}, "qemu", "writeback",
+    ),
+    "recorded-by-an-older-agent": (
+        guest(
+            properties={"hw_machine_type": "q35", "hw_disk_bus": "scsi"},
+            system_metadata={
+                "image_hw_machine_type": "pc-i440fx-6.2", "image_hw_disk_bus": "virtio",
+                "image_hw_cdrom_bus": "ide", "image_hw_video_model": "cirrus",
+            },
+        ),
+        [ROOT, CONFIG], [], {}, "kvm", "none",
+    ),
+    "as-little-as-possible": (
+        guest(
+            vcpus=2, specs={"hw_rng:allowed": "False"},
+            properties={"hw_qemu_guest_agent": "no", "hw_vif_multiqueue_enabled": "no"},
+        ),
+        [RAW, EPHEMERAL], [NIC],
+        {
+            "cpu_mode": "none", "num_pcie_ports": 0, "disk_iothreads": 0,
+            "hw_disk_discard": "ignore", "mem_stats_period_seconds": 0, "guest_agent": False,
+            "sysinfo_serial": "none", "vnc": False, "max_queues": 1,
+        },
+        "qemu", "writeback",
+    ),
+    "several-iothreads": (
+        guest(
+            vcpus=16,
+            specs={"quota:disk_total_bytes_sec": "1000001", "quota:disk_total_iops_sec": "101"},
+        ),
+        [ROOT, EPHEMERAL, SWAP], [],
+        {"disk_iothreads": 2, "disk_detect_zeroes": False, "cpu_mode": "maximum"},
+        "qemu", "none",
+    ),
+    "32-bit": (
+        guest(properties={"hw_architecture": "i686", "hw_machine_type": "pc"}),
+        [ROOT], [], {}, "kvm", "none",
+    ),
+}  # fmt: skip
+NETWORKS = {
+    "private": {
+        "name": "private", "cidr": "10.0.0.0/24", "gateway": "10.0.0.1", "bridge": "virbr7",
+        "dhcp_start": "10.0.0.2", "dhcp_end": "10.0.0.254",
+    },
+    "without-dhcp": {"name": "quiet", "cidr": "fd00:1::/64"},
+}  # fmt: skip

@@ -1,0 +1,159 @@
+"""Golden XML: what the agent writes, character by character, and valid by libvirt's own schema.
+
+``MAGNETAR_REGENERATE=1`` writes the files anew; look at the difference before you commit it.
+"""
+
+import os
+from pathlib import Path
+
+import fixtures
+import testtools
+from lxml import etree
+from oslo_config import cfg
+
+from compute import conf as magnetar_conf
+from tests.golden.cases import CASES, DIRECTORY, NETWORKS
+from virt.libvirt import builder, caps, hardware, networks
+from virt.xml import base
+from virt.xml import metadata as xml_metadata
+from virt.xml import network as xml_network
+from virt.xml.domain import Domain
+
+HERE = Path(__file__).parent
+SCHEMAS = Path("/usr/share/libvirt/schemas")
+CAPABILITIES = (HERE / "data/capabilities.xml").read_text()
+DOMAIN_CAPABILITIES = (HERE / "data/domcapabilities.xml").read_text()
+
+
+def options(overrides):
+    """A configuration with some options of [libvirt] set."""
+    conf = cfg.ConfigOpts()
+    magnetar_conf.register(conf)
+    conf([], default_config_files=[])
+    for name, value in overrides.items():
+        conf.set_override(name, value, group="libvirt")
+    return conf
+
+
+def build(case):
+    """The domain of a case."""
+    guest, disks, nics, overrides, virt_type, cache = case
+    conf = options(overrides)
+    decided = hardware.decide(
+        guest, conf, caps.parse(CAPABILITIES), virt_type, caps.cpu_models(DOMAIN_CAPABILITIES)
+    )
+    plan = builder.Plan(
+        guest=guest, disks=disks, nics=nics, hardware=decided, options=conf.libvirt, cache=cache,
+        console=DIRECTORY + "/console.log", generation=3, operation="op-7",
+    )  # fmt: skip
+    return builder.build(plan)
+
+
+class GoldenCase(testtools.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch("virt.libvirt.metadata.VERSION", "1.2.3"))
+
+    def check_golden(self, path, text):
+        if os.environ.get("MAGNETAR_REGENERATE"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        self.assertTrue(path.exists(), f"{path.name} is missing: run with MAGNETAR_REGENERATE=1")
+        self.assertEqual(path.read_text(), text, f"{path.name} differs")
+
+    def check_valid(self, schema, text):
+        if not (SCHEMAS / schema).exists():
+            self.skipTest(f"{SCHEMAS / schema} is not installed (package libvirt-daemon)")
+        rules = etree.RelaxNG(etree.parse(str(SCHEMAS / schema)))
+        document = etree.fromstring(text)
+        self.assertTrue(rules.validate(document), rules.error_log)
+
+
+class TestGolden(GoldenCase):
+    def test_domains_are_as_they_were(self):
+        for name, case in CASES.items():
+            self.check_golden(HERE / f"domains/{name}.xml", build(case).to_xml())
+
+    def test_networks_are_as_they_were(self):
+        for name, network in NETWORKS.items():
+            text = networks.document(network).to_xml()
+            self.check_golden(HERE / f"networks/{name}.xml", text)
+
+    def test_no_golden_file_is_left_over(self):
+        for folder, cases in (("domains", CASES), ("networks", NETWORKS)):
+            found = {path.stem for path in (HERE / folder).glob("*.xml")}
+            self.assertEqual(set(cases), found)
+
+    def test_domains_are_valid(self):
+        for case in CASES.values():
+            self.check_valid("domain.rng", build(case).to_xml())
+
+    def test_networks_are_valid(self):
+        for network in NETWORKS.values():
+            self.check_valid("network.rng", networks.document(network).to_xml())
+
+    def test_building_twice_gives_the_same(self):
+        for case in CASES.values():
+            self.assertEqual(build(case).to_xml(), build(case).to_xml())
+
+    def test_parsing_and_writing_changes_nothing(self):
+        for case in CASES.values():
+            text = build(case).to_xml()
+            self.assertEqual(text, Domain.parse(text).to_xml())
+
+
+class Touches(fixtures.Fixture):
+    """Notes which declared properties are read or written."""
+
+    def _setUp(self):
+        self.seen = set()
+        for cls in (base.Prop, base.Flag, base.Child, base.Children):
+            for method in ("__get__", "__set__"):
+                if method in vars(cls):
+                    self._watch(cls, method)
+        add = base.Element.add
+
+        def watched(element, child):
+            for item in element.declared.values():
+                if isinstance(item, base.Children) and item.cls is type(child):
+                    self.seen.add((item.owner, item.name))
+            add(element, child)
+
+        self.useFixture(fixtures.MonkeyPatch("virt.xml.base.Element.add", watched))
+
+    def _watch(self, cls, method):
+        original, seen = vars(cls)[method], self.seen
+
+        def watched(declared, element, value=None):
+            if element is not None and (method == "__get__" or value is not None):
+                seen.add((declared.owner, declared.name))
+            return original(declared, element, value)
+
+        self.useFixture(fixtures.MonkeyPatch(f"virt.xml.base.{cls.__name__}.{method}", watched))
+
+
+def declared_properties():
+    """Every (class, property) that any element class declares."""
+    classes, found = [base.Element], set()
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        found |= {(item.owner, item.name) for item in cls.declared.values()}
+    return found
+
+
+class TestEveryProperty(GoldenCase):
+    def test_no_property_is_declared_that_nothing_uses(self):
+        touches = self.useFixture(Touches())
+        for case in CASES.values():
+            build(case)
+        parsed = caps.parse(CAPABILITIES)
+        self.assertEqual({"x86_64", "i686", "aarch64"}, set(parsed.support))
+        self.assertTrue(caps.cpu_models(DOMAIN_CAPABILITIES)["Nehalem"])
+        for network in NETWORKS.values():
+            self.assertTrue(networks.document(network).metadata.network.spec)
+        xml_network.Host(mac="52:54:00:00:00:01", name="a", ip="10.0.0.5")
+        xml_network.DHCP(hosts=[])
+        xml_metadata.Ownership.parse(xml_metadata.Ownership(generation=1).to_xml())
+        mine = {pair for pair in declared_properties() if not pair[0].startswith("Example")}
+        self.assertEqual(set(), mine - touches.seen)

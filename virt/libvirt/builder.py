@@ -1,0 +1,291 @@
+"""A guest's domain: a list of configurators, each of which adds one part of the machine."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compute.errors import Failed
+from compute.model import guest as model
+from virt.libvirt import metadata, quota
+from virt.libvirt.hardware import Hardware
+from virt.xml import chardev, controller, cpu, device, disk, display, features, interface, system
+from virt.xml.domain import Devices, Domain
+
+PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
+IDE_UNITS = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a domain is built from. ``cache`` is the cache mode for disks of type file;
+    ``console`` the path of the console log."""
+
+    guest: model.Guest
+    disks: Sequence[model.Disk]
+    nics: Sequence[model.Nic]
+    hardware: Hardware
+    options: Any
+    cache: str
+    console: str
+    generation: int
+    operation: str
+
+
+def build(plan: Plan) -> Domain:
+    """The domain of a guest. Raises Failed for flavors whose quota cannot be read."""
+    domain = Domain(type=plan.hardware.virt_type)
+    domain.devices = Devices()
+    for configure in CONFIGURATORS:
+        configure(domain, plan)
+    return domain
+
+
+def identity(domain: Domain, plan: Plan) -> None:
+    domain.name, domain.uuid = plan.guest.name, plan.guest.uuid
+    domain.metadata = metadata.describe(plan.guest, plan.nics, plan.generation, plan.operation)
+
+
+def size(domain: Domain, plan: Plan) -> None:
+    domain.memory, domain.memory_unit = plan.guest.flavor.memory_mb * 1024, "KiB"
+    domain.vcpus = plan.guest.flavor.vcpus
+    domain.cputune = quota.cputune(plan.guest.flavor)
+
+
+def firmware(domain: Domain, plan: Plan) -> None:
+    hardware = plan.hardware
+    domain.os = system.OS(
+        type="hvm", arch=hardware.arch, machine=hardware.machine, smbios="sysinfo"
+    )
+    entries = {
+        "manufacturer": "OpenStack Foundation",
+        # cloud-init looks for this name to know that a metadata service may be there.
+        "product": "OpenStack Nova",
+        "version": metadata.VERSION,
+        "serial": plan.guest.uuid if plan.options.sysinfo_serial == "unique" else None,
+        "uuid": plan.guest.uuid,
+        "family": "Virtual Machine",
+    }
+    listed = system.System(
+        entries=[system.Entry(name=name, value=value) for name, value in entries.items() if value]
+    )
+    domain.sysinfo = system.Sysinfo(type="smbios", systems=[listed])
+
+
+def machine_features(domain: Domain, plan: Plan) -> None:
+    hardware = plan.hardware
+    found = features.Features(acpi=True, apic=True, vmcoreinfo=True)
+    if hardware.windows and hardware.virt_type == "kvm":
+        found.hyperv = features.HyperV(
+            relaxed=True, vapic=True, spinlocks=True, retries=8191, vpindex=True, runtime=True,
+            synic=True, stimer=True, reset=True, frequencies=True,
+        )  # fmt: skip
+    if hardware.virt_type == "qemu" and plan.options.tb_cache_size:
+        found.tb_cache, found.tb_cache_unit = plan.options.tb_cache_size, "MiB"
+    domain.features = found
+
+
+def processor(domain: Domain, plan: Plan) -> None:
+    hardware = plan.hardware
+    made = cpu.CPU(
+        topology=cpu.Topology(
+            sockets=hardware.sockets, dies=1, cores=hardware.cores, threads=hardware.threads
+        )
+    )
+    if hardware.cpu_mode:
+        made.mode = hardware.cpu_mode
+    if hardware.cpu_mode == "custom":
+        made.match, made.model, made.fallback = "exact", hardware.cpu_model, "forbid"
+    if hardware.cpu_mode in ("host-model", "host-passthrough", "maximum"):
+        made.check = "none" if hardware.virt_type == "qemu" else "partial"
+    for flag in plan.options.cpu_model_extra_flags if hardware.cpu_mode else ():
+        policy = "disable" if flag.startswith("-") else "require"
+        made.add(cpu.CPUFeature(policy=policy, name=flag.lstrip("+-").lower()))
+    domain.cpu = made
+
+
+def clock(domain: Domain, plan: Plan) -> None:
+    hardware = plan.hardware
+    made = features.Clock(offset="localtime" if hardware.windows else "utc")
+    if hardware.virt_type == "kvm":
+        made.timers = [
+            features.Timer(name="pit", tickpolicy="delay"),
+            features.Timer(name="rtc", tickpolicy="catchup"),
+            features.Timer(name="hpet", present=False),
+        ]
+        if hardware.windows:
+            made.add(features.Timer(name="hypervclock", present=True))
+    domain.clock = made
+
+
+def endings(domain: Domain, plan: Plan) -> None:
+    domain.on_poweroff, domain.on_reboot, domain.on_crash = "destroy", "restart", "destroy"
+    domain.pm = features.PM(suspend_to_mem=False, suspend_to_disk=False)
+    domain.devices.add(device.Panic(model="isa"))
+
+
+def buses(domain: Domain, plan: Plan) -> None:
+    hardware, options = plan.hardware, plan.options
+    if hardware.pcie and options.num_pcie_ports:
+        domain.devices.add(controller.Controller(type="pci", index=0, model="pcie-root"))
+        for index in range(1, options.num_pcie_ports + 1):
+            port = controller.Controller(type="pci", index=index, model="pcie-root-port")
+            domain.devices.add(port)
+    if "scsi" in {_bus(plan, drive) for drive in plan.disks}:
+        made = controller.Controller(type="scsi", index=0, model=hardware.scsi_model)
+        if hardware.disk_bus == "scsi":  # not for a cdrom alone
+            made.queues = hardware.disk_queues if hardware.disk_queues > 1 else None
+            made.iothread = 1 if options.disk_iothreads else None
+        domain.devices.add(made)
+    model = "qemu-xhci" if hardware.pointer == "usbtablet" else "none"
+    domain.devices.add(controller.Controller(type="usb", index=0, model=model))
+
+
+def disks(domain: Domain, plan: Plan) -> None:
+    used: dict[str, int] = {}
+    virtio = 0
+    for drive in plan.disks:
+        bus = _bus(plan, drive)
+        made = disk.Disk(
+            type="file", device=drive.device, driver="qemu", format=drive.format,
+            cache=plan.cache, source=drive.path, target=_target(used, bus), bus=bus,
+        )  # fmt: skip
+        if drive.device == "cdrom":
+            made.readonly = True
+        else:
+            _tune(made, plan)
+        if bus == "virtio":
+            _spread(made, plan, virtio)
+            virtio += 1
+        if drive.role == "root":
+            made.boot_order = 1
+        domain.devices.add(made)
+    if plan.hardware.disk_bus in ("virtio", "scsi"):
+        # All disks of virtio-scsi share the controller's one thread; an idle thread helps nobody.
+        useful = min(plan.options.disk_iothreads, max(1, virtio))
+        domain.iothreads = useful or None
+
+
+def _bus(plan: Plan, drive: model.Disk) -> str:
+    return plan.hardware.cdrom_bus if drive.device == "cdrom" else plan.hardware.disk_bus
+
+
+def _target(used: dict[str, int], bus: str) -> str:
+    """The next free name on a bus: vda, vdb, …; the buses named sd share one row of letters."""
+    prefix = PREFIX[bus]
+    index = used.get(prefix, 0)
+    if bus == "ide" and index >= IDE_UNITS or index >= len(string.ascii_lowercase):
+        raise Failed(
+            f"The guest has more than {index} disks on the bus {bus}.",
+            now="The guest was not defined; nothing was changed.",
+            next="Use hw_disk_bus=virtio or scsi.",
+            code="image_unacceptable",
+        )
+    used[prefix] = index + 1
+    return prefix + string.ascii_lowercase[index]
+
+
+def _tune(made: disk.Disk, plan: Plan) -> None:
+    """Settings of a writable disk. Native AIO needs cache=none and never blocks only on raw."""
+    options = plan.options
+    made.io = "native" if made.format == "raw" and made.cache == "none" else "threads"
+    if options.hw_disk_discard == "unmap":
+        made.discard = "unmap"
+        made.detect_zeroes = "unmap" if options.disk_detect_zeroes else None
+    quota.limit_disk(made, plan.guest.flavor)
+
+
+def _spread(made: disk.Disk, plan: Plan, index: int) -> None:
+    """Queues and I/O thread of a virtio disk; the threads take turns."""
+    if plan.hardware.disk_queues > 1:
+        made.queues = plan.hardware.disk_queues
+    if plan.options.disk_iothreads:
+        made.iothread = index % plan.options.disk_iothreads + 1
+
+
+def nics(domain: Domain, plan: Plan) -> None:
+    hardware, options = plan.hardware, plan.options
+    for nic in plan.nics:
+        made = interface.Interface(
+            type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
+            model=nic.model or hardware.vif_model,
+        )  # fmt: skip
+        if nic.kind == "bridge":
+            made.bridge = nic.source
+        else:
+            made.network = nic.source
+        if made.model == "virtio":
+            made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
+            made.rx_queue_size = options.rx_queue_size
+            made.tx_queue_size = options.tx_queue_size
+        domain.devices.add(made)
+
+
+def consoles(domain: Domain, plan: Plan) -> None:
+    domain.devices.add(
+        chardev.Serial(type="pty", log=plan.console, append=True, target="isa-serial", port=0)
+    )
+
+
+def guest_agent(domain: Domain, plan: Plan) -> None:
+    if plan.hardware.agent:
+        name = "org.qemu.guest_agent.0"
+        domain.devices.add(chardev.Channel(type="unix", target="virtio", name=name))
+
+
+def screen(domain: Domain, plan: Plan) -> None:
+    hardware, options = plan.hardware, plan.options
+    if options.vnc and hardware.video != "none":
+        made = display.Graphics(type="vnc", listen="socket")
+        if options.vnc_listen:
+            made.autoport, made.listen = True, "address"
+            made.address = options.vnc_listen
+        domain.devices.add(made)
+    domain.devices.add(display.Video(model=hardware.video, vram=hardware.vram))
+    if hardware.pointer == "usbtablet":
+        domain.devices.add(display.Input(type="tablet", bus="usb"))
+
+
+def randomness(domain: Domain, plan: Plan) -> None:
+    if plan.hardware.rng:
+        made = device.RNG(model="virtio", backend="random", source=plan.options.rng_dev_path)
+        if plan.hardware.rng_rate:
+            made.bytes, made.period = plan.hardware.rng_rate
+        domain.devices.add(made)
+
+
+def balloon(domain: Domain, plan: Plan) -> None:
+    period = plan.options.mem_stats_period_seconds
+    if period <= 0:
+        domain.devices.add(device.Balloon(model="none"))
+        return
+    domain.devices.add(
+        device.Balloon(model="virtio", autodeflate=True, free_page_reporting=True, period=period)
+    )
+
+
+def watchdog(domain: Domain, plan: Plan) -> None:
+    if plan.hardware.watchdog != "disabled":
+        domain.devices.add(device.Watchdog(model="i6300esb", action=plan.hardware.watchdog))
+
+
+CONFIGURATORS: tuple[Callable[[Domain, Plan], None], ...] = (
+    identity,
+    size,
+    firmware,
+    machine_features,
+    processor,
+    clock,
+    endings,
+    buses,
+    disks,
+    nics,
+    consoles,
+    guest_agent,
+    screen,
+    randomness,
+    balloon,
+    watchdog,
+)

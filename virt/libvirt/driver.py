@@ -1,0 +1,227 @@
+"""The libvirt driver: see :class:`virt.driver.Driver` for what each method promises."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from oslo_log import log
+
+from compute.errors import MagnetarError, NeedsOperator, Retryable
+from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
+from virt.driver import Cancel, ImageSource, Progress
+from virt.libvirt import host as this_host
+from virt.libvirt.call import Calls
+from virt.libvirt.connection import CONNECTED, Connection
+from virt.libvirt.domains import Domains
+from virt.libvirt.host import Host
+from virt.libvirt.networks import Networks
+from virt.libvirt.notes import Notes
+from virt.libvirt.virttype import VirtType
+
+LOG = log.getLogger(__name__)
+PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
+
+
+class LibvirtDriver:
+    """Guests under libvirt and QEMU; their disks are the store's matter.
+
+    :param conf: the global configuration.
+    :param store: what keeps images and disks (:class:`virt.storage.store.Store`).
+    """
+
+    name = "libvirt"
+
+    def __init__(self, conf: Any, store: Any):
+        self.conf, self.store = conf, store
+        options = conf.libvirt
+        self.calls = Calls(options.call_workers, options.call_timeout)
+        self.connection = Connection(
+            options.connection_uri, self.calls,
+            keepalive=(options.keepalive_interval, options.keepalive_count),
+        )  # fmt: skip
+        notes = Notes(os.path.join(conf.state_path, "domains.notes"), options.connection_uri)
+        self.domains = Domains(self.connection, options.call_timeout, notes)
+        self.networks = Networks(self.connection)
+        self.host = Host(self.connection)
+        self._virt_type = VirtType(options.virt_type, conf.state_path)
+        self._on_event: Callable[[str, str], None] = lambda uuid, what: None
+        self._direct_io: dict[str, bool] = {}
+
+    # -- the host ---------------------------------------------------------------------------
+    def start(self, on_event: Callable[[str, str], None]) -> None:
+        """Connect, waiting for libvirtd. ``on_event('', 'connected')`` tells of each connection:
+        events may have been missed, so everything should be looked at."""
+        self._on_event = on_event
+        self.domains.ownership.load()
+        self.connection.start(self._event)
+
+    def give_up(self) -> None:
+        """End a :meth:`start` that waits; safe in a signal handler."""
+        self.connection.give_up()
+
+    def stop(self) -> None:
+        self.connection.stop()
+        self.calls.close()
+        self.domains.ownership.close()
+
+    def connected(self) -> bool:
+        return self.connection.alive()
+
+    def virt_type(self) -> str:
+        """``kvm`` or ``qemu``. Raises Unknown without a connection."""
+        return self._virt_type.get(self.host.caps())
+
+    def host_facts(self) -> HostFacts:
+        """As the protocol says; while KVM is still being proven, virt_type is ``auto`` and KVM
+        is not among what is supported."""
+        address = self.conf.my_ip if "my_ip" in self.conf else None
+        virt_type = self._virt_type.known(PATIENCE) or "auto"
+        return self.host.facts(virt_type, self.conf.disk.instances_path, address)
+
+    def host_uptime(self) -> str:
+        return this_host.uptime()
+
+    def _event(self, uuid: str, what: str) -> None:
+        if what == CONNECTED:
+            self.domains.ownership.doubt_all()
+            threading.Thread(target=self._warm_up, daemon=True, name="libvirt-warm-up").start()
+        elif what in ("defined", "undefined", "metadata"):
+            self.domains.ownership.forget(uuid)
+        self._on_event(uuid, what)
+
+    def _warm_up(self) -> None:
+        """Find out beforehand what the first guest would have to wait for."""
+        from virt.libvirt import builder  # noqa: F401 - the import itself takes a while
+
+        try:
+            self.host.cpu_models(self.virt_type())
+        except MagnetarError as error:
+            LOG.info("The host is not known yet, the first guest will ask again: %s", error)
+
+    # -- observing --------------------------------------------------------------------------
+    def states(self) -> Mapping[str, GuestState]:
+        return self.domains.states()
+
+    def state(self, uuid: str) -> GuestState | None:
+        return self.domains.state(uuid)
+
+    def console_log(self, uuid: str, max_bytes: int) -> bytes:
+        try:
+            return this_host.console_tail(self._console(uuid), max_bytes)
+        except OSError as error:
+            raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
+
+    def _console(self, uuid: str) -> str:
+        return os.path.join(self.conf.disk.instances_path, uuid, "console.log")
+
+    # -- the domain -------------------------------------------------------------------------
+    def define(
+        self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
+        generation: int, operation: str,
+    ) -> Mapping[str, str]:
+        from virt.libvirt import builder, hardware  # not needed to start
+
+        virt_type = self.virt_type()
+        decided = hardware.decide(
+            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
+        )
+        console = self._console(guest.uuid)
+        domain = builder.build(
+            builder.Plan(
+                guest=guest, disks=tuple(disks), nics=tuple(nics), hardware=decided,
+                options=self.conf.libvirt, cache=self._cache_mode(), console=console,
+                generation=generation, operation=operation,
+            )  # fmt: skip
+        )
+        self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
+        return decided.recorded()
+
+    def _cache_mode(self) -> str:
+        for entry in self.conf.libvirt.disk_cachemodes:
+            source, _, mode = entry.partition("=")
+            if source == "file":
+                return mode
+        path = self.conf.disk.instances_path
+        if path not in self._direct_io:
+            self._direct_io[path] = this_host.supports_direct_io(path)
+        return "none" if self._direct_io[path] else "writeback"
+
+    def undefine(self, uuid: str) -> None:
+        self.domains.undefine(uuid)
+
+    def power_on(self, uuid: str) -> None:
+        self.domains.power_on(uuid, lambda: self._prepare_console(uuid))
+
+    def _prepare_console(self, uuid: str) -> None:
+        try:
+            this_host.prepare_console(self._console(uuid))
+        except OSError as error:
+            raise Retryable(
+                f"The console log of {uuid} could not be made: {error.strerror}.",
+                now="The guest was not started.",
+                next=f"Check space and permissions of {error.filename}; it is tried again.",
+                code="console_unwritable",
+            ) from error
+
+    def shutdown(self, uuid: str) -> None:
+        self.domains.shutdown(uuid)
+
+    def power_off(self, uuid: str) -> None:
+        self.domains.power_off(uuid)
+
+    def resume(self, uuid: str) -> None:
+        self.domains.resume(uuid)
+
+    # -- networks of this host --------------------------------------------------------------
+    def plug(self, guest: Guest, nic: Nic) -> None:
+        self.networks.plug(nic)
+
+    def unplug(self, uuid: str, nic: Nic) -> None:
+        self.networks.unplug(nic)
+
+    def create_network(self, network: Mapping) -> None:
+        self.networks.create(network)
+
+    def delete_network(self, name: str) -> None:
+        self.networks.delete(name)
+
+    def reserve_address(self, network: str, mac: str, address: str, hostname: str) -> None:
+        self.networks.reserve(network, mac, address, hostname)
+
+    def release_address(self, network: str, mac: str) -> None:
+        self.networks.release(network, mac)
+
+    # -- images and disks: the store --------------------------------------------------------
+    def disks(self, uuid: str) -> tuple[Disk, ...]:
+        return self.store.disks(uuid)
+
+    def guest_dirs(self) -> Iterable[str]:
+        return self.store.guest_dirs()
+
+    def cached_image(self, image: Image) -> CachedImage | None:
+        return self.store.cached_image(image)
+
+    def fetch_image(
+        self, image: Image, source: ImageSource, progress: Progress, cancel: Cancel
+    ) -> CachedImage:
+        return self.store.fetch_image(image, source, progress, cancel)
+
+    def check_image(self, guest: Guest, base: CachedImage) -> None:
+        self.store.check_image(guest, base)
+
+    def create_disks(
+        self, guest: Guest, base: CachedImage | None, secrets: Mapping[str, str]
+    ) -> tuple[Disk, ...]:
+        return self.store.create_disks(guest, base, secrets)
+
+    def delete_disks(self, uuid: str) -> None:
+        self.store.delete_disks(uuid)
+
+    def quarantine_disks(self, uuid: str) -> str:
+        return self.store.quarantine_disks(uuid)
+
+    def sweep(self, in_use: Iterable[str], max_age: int) -> list[str]:
+        return self.store.sweep(in_use, max_age)

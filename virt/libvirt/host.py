@@ -1,0 +1,170 @@
+"""The host itself: what it has, and what its file system can do."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import subprocess
+import tempfile
+from typing import Any
+
+import libvirt
+
+from compute.errors import Unknown
+from compute.model.guest import HostFacts
+from virt.libvirt import caps
+from virt.libvirt.caps import HostCaps
+from virt.libvirt.connection import Connection
+
+HVM = "hvm"
+
+
+class Host:
+    """What libvirt says of its host; what cannot change while connected is asked once."""
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._cached: tuple[int, HostCaps] | None = None
+        self._models: dict[tuple[int, str], dict[str, bool]] = {}
+
+    def caps(self) -> HostCaps:
+        """The host's capabilities, read once for each connection. Raises Unknown."""
+        epoch = self._connection.epoch
+        if self._cached is None or self._cached[0] != epoch:
+            text = self._connection.ask("read_capabilities", libvirt.virConnect.getCapabilities)
+            self._cached = (epoch, caps.parse(text))
+        return self._cached[1]
+
+    def cpu_models(self, virt_type: str) -> dict[str, bool]:
+        """CPU models for cpu_mode=custom, and whether each can run here. Raises Unknown."""
+        key = (self._connection.epoch, virt_type)
+        if key not in self._models:
+            support = self.caps().native()
+            text = self._connection.ask(
+                "read_domain_capabilities", libvirt.virConnect.getDomainCapabilities,
+                support.emulator, support.arch, None, virt_type,
+            )  # fmt: skip
+            self._models = {key: caps.cpu_models(text)}
+        return self._models[key]
+
+    def facts(self, virt_type: str, instances_path: str, host_ip: str | None) -> HostFacts:
+        """The host as the control plane wants to know it, in six calls. Raises Unknown."""
+        ask, connect = self._connection.ask, libvirt.virConnect
+        host = self.caps()
+        info = ask("read_host_info", connect.getInfo)
+        memory = ask("read_host_memory", connect.getMemoryStats, -1)
+        total, free = disk_gb(instances_path)
+        spare = sum(memory.get(name, 0) for name in ("free", "buffers", "cached"))
+        return HostFacts(
+            hypervisor_hostname=ask("read_host_name", connect.getHostname),
+            hypervisor_type=ask("read_hypervisor_type", connect.getType),
+            hypervisor_version=ask("read_hypervisor_version", connect.getVersion),
+            vcpus=info[2],
+            memory_mb=info[1],
+            disk_gb=total,
+            disk_free_gb=free,
+            memory_used_mb=max(0, (memory.get("total", spare) - spare) // 1024),
+            host_ip=host_ip or local_address(),
+            virt_type=virt_type,
+            cpu_info=host.cpu_info,
+            supported=_supported(host, virt_type),
+            machine_types=tuple(sorted(host.native().machines)),
+        )
+
+
+def _supported(host: HostCaps, virt_type: str) -> tuple[tuple[str, str, str], ...]:
+    """(architecture, hypervisor, mode): KVM only for the host's own, once it is proven."""
+    return tuple(
+        (support.arch, kind, HVM)
+        for support in host.support.values()
+        for kind in support.types
+        if kind != "kvm" or (virt_type == "kvm" and support.arch == host.arch)
+    )
+
+
+def disk_gb(path: str) -> tuple[int, int]:
+    """Size and free space of the file system that holds ``path`` or its nearest parent, GiB."""
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        raise Unknown(
+            f"The size of the disk at {path} cannot be read: {error.strerror}.",
+            now="Guests keep running.",
+            next="Check the file system of [disk] instances_path.",
+            code="disk_unreadable",
+        ) from error
+    unit = found.f_frsize / 2**30
+    return int(found.f_blocks * unit), int(found.f_bavail * unit)
+
+
+def local_address() -> str:
+    """The address that this host uses towards others; sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation: only asks for a route
+            return probe.getsockname()[0]
+        except OSError:
+            return "127.0.0.1"
+
+
+def uptime() -> str:
+    """The text of ``uptime``. Raises Unknown."""
+    try:
+        done = subprocess.run(
+            ["uptime"], capture_output=True, text=True, timeout=10, check=True,
+            env={**os.environ, "LANG": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unknown(
+            f"The host's uptime could not be read: {error}.", now="Nothing was changed.",
+            next="Install the package procps.", code="no_uptime",
+        ) from error  # fmt: skip
+    return done.stdout.strip()
+
+
+def supports_direct_io(directory: str) -> bool:
+    """Whether files in ``directory`` can be opened and written past the page cache."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".directio-") as scratch:
+            handle = os.open(scratch.name, os.O_WRONLY | os.O_DIRECT)
+            try:
+                with mmap.mmap(-1, 4096) as aligned:
+                    os.write(handle, aligned)
+            finally:
+                os.close(handle)
+    except OSError:
+        return False
+    return True
+
+
+def console_tail(path: str, size: int) -> bytes:
+    """The last ``size`` bytes of a log that virtlogd rotates to ``path.0``. Raises OSError."""
+    found = b""
+    for name in (path, path + ".0"):
+        with contextlib.suppress(FileNotFoundError), open(name, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - (size - len(found))))
+            found = log.read(size - len(found)) + found
+        if len(found) >= size:
+            break
+    return found
+
+
+def prepare_console(path: str) -> None:
+    """Make the log before virtlogd does, so that it belongs to the agent's user and is readable;
+    virtlogd only appends. Raises OSError."""
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o640))
+
+
+def describe_log_error(uuid: str, error: OSError) -> dict[str, Any]:
+    """Words for a console log that is there and cannot be read."""
+    return {
+        "what": f"The console log of {uuid} cannot be read: {error.strerror}.",
+        "now": "The guest is not affected.",
+        "next": f"Let the agent's user read it: setfacl -m u:USER:r {error.filename}",
+        "code": "console_unreadable",
+    }

@@ -1,0 +1,32 @@
+"""Disks and cdroms."""
+
+from __future__ import annotations
+
+from virt.xml.base import INT, Element, Flag, Prop
+
+
+class Disk(Element):
+    """One drive backed by a file. Limits are in bytes and operations per second."""
+
+    tag = "disk"
+    type = Prop("@type")
+    device = Prop("@device")
+    driver = Prop("driver@name")
+    format = Prop("driver@type")
+    cache = Prop("driver@cache")
+    io = Prop("driver@io")
+    discard = Prop("driver@discard")
+    detect_zeroes = Prop("driver@detect_zeroes")
+    queues = Prop("driver@queues", INT)
+    iothread = Prop("driver@iothread", INT)
+    source = Prop("source@file")
+    target = Prop("target@dev")
+    bus = Prop("target@bus")
+    total_bytes_sec = Prop("iotune/total_bytes_sec", INT)
+    read_bytes_sec = Prop("iotune/read_bytes_sec", INT)
+    write_bytes_sec = Prop("iotune/write_bytes_sec", INT)
+    total_iops_sec = Prop("iotune/total_iops_sec", INT)
+    read_iops_sec = Prop("iotune/read_iops_sec", INT)
+    write_iops_sec = Prop("iotune/write_iops_sec", INT)
+    readonly = Flag("readonly")
+    boot_order = Prop("boot@order", INT)

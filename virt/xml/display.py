@@ -1,0 +1,29 @@
+"""Screen, video card and pointer."""
+
+from __future__ import annotations
+
+from virt.xml.base import INT, YES_NO, Element, Prop
+
+
+class Graphics(Element):
+    """VNC on a unix socket that libvirt names, or on an address."""
+
+    tag = "graphics"
+    type = Prop("@type")
+    autoport = Prop("@autoport", YES_NO)
+    listen = Prop("listen@type")
+    address = Prop("listen@address")
+
+
+class Video(Element):
+    """A video card; ``vram`` in KiB."""
+
+    tag = "video"
+    model = Prop("model@type")
+    vram = Prop("model@vram", INT)
+
+
+class Input(Element):
+    tag = "input"
+    type = Prop("@type")
+    bus = Prop("@bus")

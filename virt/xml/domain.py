@@ -1,0 +1,56 @@
+"""The domain: the whole guest."""
+
+from __future__ import annotations
+
+from virt.xml.base import INT, Child, Children, Element, Prop
+from virt.xml.chardev import Channel, Serial
+from virt.xml.controller import Controller
+from virt.xml.cpu import CPU, CPUTune
+from virt.xml.device import RNG, Balloon, Panic, Watchdog
+from virt.xml.disk import Disk
+from virt.xml.display import Graphics, Input, Video
+from virt.xml.features import PM, Clock, Features
+from virt.xml.interface import Interface
+from virt.xml.metadata import Metadata
+from virt.xml.system import OS, Sysinfo
+
+
+class Devices(Element):
+    tag = "devices"
+    disks = Children(Disk)
+    controllers = Children(Controller)
+    interfaces = Children(Interface)
+    serials = Children(Serial)
+    channels = Children(Channel)
+    inputs = Children(Input)
+    graphics = Children(Graphics)
+    videos = Children(Video)
+    watchdogs = Children(Watchdog)
+    rngs = Children(RNG)
+    balloons = Children(Balloon)
+    panics = Children(Panic)
+
+
+class Domain(Element):
+    """A guest. ``memory`` in ``memory_unit``, always KiB when we write it."""
+
+    tag = "domain"
+    type = Prop("@type")
+    name = Prop("name")
+    uuid = Prop("uuid")
+    metadata = Child(Metadata)
+    memory = Prop("memory", INT)
+    memory_unit = Prop("memory@unit")
+    vcpus = Prop("vcpu", INT)
+    iothreads = Prop("iothreads", INT)
+    cputune = Child(CPUTune)
+    sysinfo = Child(Sysinfo)
+    os = Child(OS)
+    features = Child(Features)
+    cpu = Child(CPU)
+    clock = Child(Clock)
+    on_poweroff = Prop("on_poweroff")
+    on_reboot = Prop("on_reboot")
+    on_crash = Prop("on_crash")
+    pm = Child(PM)
+    devices = Child(Devices)
