@@ -41,6 +41,7 @@ from db.journal import Journal, OperationRow
 
 LOG = logging.getLogger(__name__)
 PING_SECONDS = 5.0
+SOON = 2.0  # seconds from an event to the pass that looks at it; more events join it
 FORGET_AFTER = 30 * 86400  # seconds that ended operations are kept
 
 
@@ -110,7 +111,8 @@ class Agent:
         self.methods = dict(methods or {})
         self.serving = False
         self._stop = threading.Event()
-        self._dirty = threading.Event()
+        self._dirty = threading.Event()  # the inventory changed, or a pass is wanted
+        self._look = threading.Event()  # something happened that is no operation's doing
         self._threads: list[threading.Thread] = []
         self._lock = lock_state(conf.state_path) if lock is None else lock
         try:
@@ -198,11 +200,11 @@ class Agent:
     # -- while it runs ------------------------------------------------------------------------
     def _event(self, uuid: str, what: str) -> None:
         """The hypervisor's events wake the observer; they are no facts."""
-        if uuid:
-            self.manager.wake(uuid)
-        else:  # connected again: whatever waits for the hypervisor looks at once
+        if not uuid:  # connected again: whatever waits for the hypervisor looks at once
             self.manager.wake_all()
-        self._dirty.set()
+        if not uuid or not self.manager.wake(uuid):
+            self._look.set()
+            self._dirty.set()
 
     def _ended(self, row: OperationRow) -> None:
         self._dirty.set()
@@ -227,7 +229,9 @@ class Agent:
                 if self._dirty.is_set():
                     self._dirty.clear()
                     self.tracker.report(self.context)
-                    next_pass = min(next_pass, time.monotonic() + 5)
+                if self._look.is_set():
+                    self._look.clear()
+                    next_pass = min(next_pass, time.monotonic() + SOON)
                 if time.monotonic() >= next_pass:
                     next_pass = time.monotonic() + self.conf.audit_interval
                     self.one_pass()

@@ -64,6 +64,7 @@ class Manager:
                 self.world.secrets.keep(made, part, values)
             row, new = self.world.journal.accept(
                 verb, guest, request_id, public, id=made, preempts=operation.preempts,
+                nearly_over=self._nearly_over,
                 deadline=self.world.clock.now() + seconds if seconds else None)
         except Exception as error:
             self.world.secrets.forget(made)
@@ -79,6 +80,14 @@ class Manager:
             self._tell_abort(row.waits_for)
         self.start(row)
         return row
+
+    def _nearly_over(self, holder: OperationRow) -> bool:
+        """Whether an operation is telling its result or has told it: from then on a tenant may act
+        on what he sees, while the operation still tidies up."""
+        if holder.state == rows.RUNNING:
+            names = [step.name for step in self.operations[holder.verb].steps]
+            return "record" in names and holder.step in names[names.index("record"):]
+        return holder.state == rows.CONCLUDING
 
     def _tell_abort(self, holder: str) -> None:
         held = self.world.journal.get(holder)
@@ -137,19 +146,23 @@ class Manager:
         operator gives way, as it does to what preempts it later."""
         waiting = [other for other in self.world.journal.find(guest=row.guest, active=True)
                    if other.state == rows.ACCEPTED and other.id != row.id]
-        if waiting and row.state == rows.NEEDS_OPERATOR:
+        if row.state == rows.NEEDS_OPERATOR and waiting \
+                and self.operations[waiting[0].verb].preempts:
             self.world.journal.update(row.id, state=rows.UNDONE,
                                       message=f"superseded by a {waiting[0].verb}")
             self.world.secrets.forget(row.id)
         for other in waiting:
             self.start(other)
 
-    def wake(self, guest: str) -> None:
-        """Make the operation of a guest look again; called on the hypervisor's events."""
-        for row in self.world.journal.find(guest=guest, active=True):
+    def wake(self, guest: str) -> bool:
+        """Make the operation of a guest look again; called on the hypervisor's events. Returns
+        whether there is one."""
+        active = self.world.journal.find(guest=guest, active=True)
+        for row in active:
             signals = self._signals.get(row.id)
             if signals is not None:
                 signals.wake.set()
+        return bool(active)
 
     def wake_all(self) -> None:
         """Make all operations look again."""

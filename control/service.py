@@ -39,7 +39,7 @@ class Service:
                      ComputeTask(self.control.builds)]
         self._server = oslo_messaging.get_rpc_server(
             transport, oslo_messaging.Target(topic=TOPIC, server=conf.host), endpoints,
-            executor="threading", serializer=ContextSerializer(),
+            serializer=ContextSerializer(),
             access_policy=DefaultRPCAccessPolicy,
         )
         self._stopping = threading.Event()

@@ -31,7 +31,7 @@ from compute.resources.tracker import Tracker
 from compute.rpc.primitives import clean, data, make, make_list, now
 from db.engine import migrate, open_engine
 from db.journal import Journal
-from virt.fake import FakeDriver
+from virt.fake import FakeDriver, hooked
 
 HOST = "host1"
 IMAGE_ID = "11111111-2222-3333-4444-555555555555"
@@ -42,11 +42,15 @@ class FakeConductor:
     """The control plane's record in ``path``.
 
     :param fail: called with each method's name before it does anything; may raise.
+    :param after: the same after it had its effect: what it raises is an answer that got lost.
     """
 
-    def __init__(self, path, host: str = HOST, fail: Callable[[str], None] | None = None):
+    def __init__(self, path, host: str = HOST, fail: Callable[[str], None] | None = None,
+                 after: Callable[[str], None] | None = None):
         self.path, self.host = pathlib.Path(path), host
         self.fail = fail or (lambda method: None)
+        self.after = after or (lambda method: None)
+        self.stamp = now  # gives updated_at
         self.calls: list[str] = []
         if not self.path.exists():
             self._write({"instances": {}, "events": [], "faults": [], "rescheduled": [],
@@ -69,6 +73,7 @@ class FakeConductor:
             state = self.read()
             result = change(state)
             self._write(state)
+        self.after(method)
         return result
 
     # -- what tests do ------------------------------------------------------------------------
@@ -81,7 +86,7 @@ class FakeConductor:
     def set(self, uuid: str, **values) -> dict:
         """As the API would; returns the new primitive."""
         def change(state):
-            state["instances"][uuid]["nova_object.data"].update(values, updated_at=now())
+            state["instances"][uuid]["nova_object.data"].update(values, updated_at=self.stamp())
             return copy.deepcopy(state["instances"][uuid])
         return self._change("set", change)
 
@@ -102,7 +107,7 @@ class FakeConductor:
                     deleting = fields["task_state"] == states.DELETING
                     raise Refused(f"{key} is {fields[key]}, expected {expected}.",
                                   code="deleting" if deleting else "stale")
-            fields.update(json.loads(json.dumps(changes)), updated_at=now())
+            fields.update(json.loads(json.dumps(changes)), updated_at=self.stamp())
             return copy.deepcopy(stored)
 
         return clean(self._change("save", change))
@@ -172,12 +177,18 @@ class FakeImages:
 
 
 class FakeNetworks:
-    """Ports in a directory, one file for each guest."""
+    """Ports in a directory, one file for each guest.
 
-    def __init__(self, root):
+    :param hook: called with each method's name and ``before`` or ``after``; may raise.
+    """
+
+    def __init__(self, root, hook: Callable[[str, str], None] | None = None):
         self.root = pathlib.Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
+        self.hook = hook or (lambda method, when: None)
+        self.calls: dict[str, int] = {}
 
+    @hooked
     def allocate(self, context, guest, requests):
         if not [r for r in requests if r.network_id != "none"]:
             return ()
@@ -188,6 +199,7 @@ class FakeNetworks:
                     label="net", kind="bridge", source="br0",
                     addresses=(Address("10.0.0.2", "10.0.0.0/24"),)),)
 
+    @hooked
     def deallocate(self, context, guest):
         (self.root / guest).unlink(missing_ok=True)
 
@@ -252,8 +264,13 @@ def conf(root, **overrides):
     return made
 
 
-def world(root, *, hook=None, fail=None, clock=None, **driver_options) -> World:
-    """A world on fakes; made again on the same root it is the same world."""
+def world(root, *, hook=None, fail=None, after=None, network_hook=None, clock=None,
+          **driver_options) -> World:
+    """A world on fakes; made again on the same root it is the same world.
+
+    :param hook: FakeDriver's; ``fail`` and ``after`` are FakeConductor's, ``network_hook`` is
+        FakeNetworks'.
+    """
     root = pathlib.Path(root)
     root.mkdir(parents=True, exist_ok=True)
     options = conf(root)
@@ -262,10 +279,10 @@ def world(root, *, hook=None, fail=None, clock=None, **driver_options) -> World:
     migrate(engine, "journal")
     journal = Journal(engine, clock.now)
     driver = FakeDriver(root / "instances", hook, hostname=HOST, **driver_options)
-    conductor = FakeConductor(root / "control.json", fail=fail)
+    conductor = FakeConductor(root / "control.json", fail=fail, after=after)
     tracker = Tracker(options, HOST, journal, driver, conductor)
     tracker.facts()
     tracker.record = make("ComputeNode", {"id": 1, "uuid": "n"}, changes=())
     return World(host=HOST, conf=options, journal=journal, driver=driver, conductor=conductor,
-                 images=FakeImages(), networks=FakeNetworks(root / "ports"), inventory=tracker,
-                 secrets=Secrets(root / "secrets"), clock=clock)
+                 images=FakeImages(), networks=FakeNetworks(root / "ports", network_hook),
+                 inventory=tracker, secrets=Secrets(root / "secrets"), clock=clock)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from virt.storage import files
@@ -22,6 +23,7 @@ class Secrets:
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
+        self.since = time.time_ns()
 
     def keep(self, operation: str, part: str, values: Mapping[str, Any]) -> None:
         """Write down secrets of an operation, if there are any."""
@@ -40,9 +42,15 @@ class Secrets:
         for path in self.directory.glob(f"{operation}.*"):
             path.unlink(missing_ok=True)
 
-    def sweep(self, active: Iterable[str]) -> None:
-        """Remove what belongs to no active operation."""
-        keep = set(active)
+    def sweep(self, active: Callable[[str], bool | None]) -> None:
+        """Remove what no operation needs any more.
+
+        :param active: whether an operation goes on; None when there is none of that id. Then it is
+            only removed if an earlier process left it, since this one may be about to accept it.
+        """
         for path in self.directory.iterdir():
-            if path.name.split(".", 1)[0] not in keep:
+            going_on = active(path.name.split(".", 1)[0])
+            if going_on is None:
+                going_on = path.stat().st_mtime_ns >= self.since
+            if not going_on:
                 path.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class Reboot(Operation):
         Finish(),                 # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Restore(TASKS, error_unless_running=True), Fault(), Finish())
+    conclusion = (Fault(), Restore(TASKS, error_unless_running=True), Finish())
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]

@@ -8,7 +8,7 @@ from typing import Any
 from compute.engine.operation import Operation
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
-from compute.errors import MagnetarError
+from compute.errors import MagnetarError, Refused
 from compute.model import states, wire
 from compute.rpc.primitives import data
 from compute.steps.claim import Claim
@@ -45,8 +45,14 @@ class Handback(Step):
     attempts = 1_000_000
 
     def probe(self, run: Run) -> Probe:
-        """YES when the build went on without us since: another host has it, or it ended."""
-        fields = data(run.world.conductor.instance(run.context, run.row.guest))
+        """YES when the build went on without us since: another host has it, it ended, or the guest
+        was deleted."""
+        try:
+            fields = data(run.world.conductor.instance(run.context, run.row.guest))
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return Probe.YES
         elsewhere = fields.get("host") not in (None, run.world.host)
         ended = can_reschedule(run) and fields.get("vm_state") != states.BUILDING
         return Probe.YES if elsewhere or ended else Probe.NO
@@ -110,7 +116,7 @@ class Spawn(Operation):
         Finish(),       # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Handback(), Fault(), Finish(success=can_reschedule))
+    conclusion = (Fault(), Handback(), Finish(success=can_reschedule))
 
     def seconds(self, conf: Any) -> float:
         return conf.timeouts.build
@@ -126,7 +132,7 @@ class Spawn(Operation):
             raise wire.malformed(f"The guest to build cannot be read: {error!r}.") from error
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        handback, fault, finish = self.conclusion
+        fault, handback, finish = self.conclusion
         if error.code in NOT_OURS:
             return (finish,)
-        return (handback, finish) if can_reschedule(run) else (handback, fault, finish)
+        return (handback, finish) if can_reschedule(run) else (fault, handback, finish)

@@ -35,7 +35,7 @@ class Start(Operation):
         Finish(),            # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Restore([states.POWERING_ON]), Fault(), Finish())
+    conclusion = (Fault(), Restore([states.POWERING_ON]), Finish())
 
     def check(self, request: Mapping[str, Any]) -> None:
         wire.instance_of(request["args"])

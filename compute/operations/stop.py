@@ -32,7 +32,7 @@ class Stop(Operation):
         Finish(),               # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Restore(TASKS), Fault(), Finish())
+    conclusion = (Fault(), Restore(TASKS), Finish())
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]

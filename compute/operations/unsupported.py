@@ -49,7 +49,7 @@ class Unsupported(Operation):
     verb = "unsupported"
     event = "compute_unsupported"
     steps = (Event(), Refuse())
-    conclusion = (NoTask(), Fault(), Finish())
+    conclusion = (Fault(), NoTask(), Finish())
 
     def check(self, request: Mapping[str, Any]) -> None:
         instance_of(request["args"])

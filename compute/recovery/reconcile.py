@@ -47,10 +47,14 @@ class Reconciler:
         active = self.world.journal.find(active=True)
         for row in active:
             self.world.journal.update(row.id, restarts=row.restarts + 1)
-        self.world.secrets.sweep(row.id for row in active)
+        self.world.secrets.sweep(self._active)
         if active:
             self.run_pass()
         return len(active)
+
+    def _active(self, operation: str) -> bool | None:
+        row = self.world.journal.get(operation)
+        return row.active if row is not None else None
 
     def run_pass(self) -> Observation:
         """One pass over all guests."""
@@ -64,6 +68,7 @@ class Reconciler:
                 except MagnetarError as error:
                     LOG.warning("Guest %s is left for the next pass: %s", facts.uuid, error)
             self._forget_tasks(seen)
+            self.world.secrets.sweep(self._active)  # of operations that gave way, or were resolved
             if not seen.unknown and self.world.journal.fact("boot_id") != _boot_id():
                 self.world.journal.set_fact("boot_id", _boot_id())  # last: killed, we look again
             return seen

@@ -31,6 +31,7 @@ class Journal:
     def accept(
         self, verb: str, guest: str, request_id: str, request: Mapping[str, Any], *,
         id: str | None = None, deadline: float | None = None, preempts: bool = False,
+        nearly_over: Callable[[OperationRow], bool] = lambda holder: False,
     ) -> tuple[OperationRow, bool]:
         """Write down a request before anything is done for it.
 
@@ -38,6 +39,8 @@ class Journal:
         operation holds the guest, a request that ``preempts`` (a delete) tells that one to abort
         and waits for it, or joins it when it is of the same verb; any other is refused.
 
+        :param nearly_over: whether a holder has told its result already; a request waits for it
+            then, since who asks may have seen that result.
         :returns: the row, and whether it is new.
         :raises Refused: code ``busy``, naming the holder.
         """
@@ -52,10 +55,11 @@ class Journal:
                 return same, False
             waiting = self._one(connection, sa.and_(
                 table.c.guest == guest, table.c.waits_for.is_not(None)))
-            blocker = waiting or (None if preempts else holder)
+            waits = preempts or (holder is not None and nearly_over(holder))
+            blocker = waiting or (None if waits else holder)
             if blocker is not None:
                 raise _busy(guest, blocker)
-            if holder is not None:
+            if holder is not None and preempts:
                 self._preempt(connection, holder, verb)
                 holder = self._one(connection, table.c.lock == guest)
             now = self.now()

@@ -8,6 +8,7 @@ until all is at rest. Journal, hypervisor and control plane are files that outli
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compute.engine import crashpoints
 from compute.engine.operation import Operation
@@ -33,25 +34,38 @@ from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
 
+GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
+# Nothing here needs to survive this machine's power.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 CONTEXT = {"request_id": "req-1", "roles": ["member"], "auth_token": "token"}
 LIMIT = 5.0  # seconds to converge
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kill: ``point`` is where; ``fail_at`` makes the step fail first, so that the operation is
-    undone and the point lies on the way back; ``again`` is where recovery itself is killed."""
+    """One kill, at ``point``.
+
+    ``fail_at`` makes the step there fail first, with ``code``, so that the operation is undone and
+    the point lies on the way back. ``again`` is where recovery itself is killed. ``asked`` changes
+    the request's arguments. ``tenant_deletes`` asks for the guest's deletion right before the kill,
+    and loses the message.
+    """
 
     verb: str
     point: str
     fail_at: str | None = None
     again: str | None = None
+    code: str = "made_to_fail"
+    asked: tuple[tuple[str, object], ...] = ()
+    tenant_deletes: bool = False
 
     @property
     def id(self) -> str:
         """The case as a test's name."""
         words = [self.point, f"failing-{self.fail_at}" if self.fail_at else "",
-                 f"again-{self.again}" if self.again else ""]
+                 f"again-{self.again}" if self.again else "",
+                 *(f"{name}-{value}" for name, value in self.asked),
+                 "tenant-deletes" if self.tenant_deletes else ""]
         return "_".join(w for w in words if w).replace(".", "_").replace("-", "_")
 
 
@@ -67,13 +81,19 @@ def cases(operation: Operation) -> Iterator[Case]:
         if verb == "unsupported":  # it always fails by itself
             yield Case(verb, point)
         else:
-            yield Case(verb, point, failing if back else None)
+            yield Case(verb, point, failing if back else None, code=_code(verb, name))
+
+
+def _code(verb: str, step: str) -> str:
+    """A build has a fault written only when trying another host would not help."""
+    hopeless = verb == "spawn" and step == "conclude-fault"
+    return "image_unacceptable" if hopeless else "made_to_fail"
 
 
 def doubled(one: Case, operation: Operation) -> Iterator[Case]:
     """The same kill, then another at each point that recovery passes."""
     for point in operation.crash_points():
-        yield Case(one.verb, one.point, one.fail_at, point)
+        yield replace(one, again=point)
 
 
 # -- the guest before, the request, and what must be afterwards -----------------------------------
@@ -110,7 +130,7 @@ def prepare(root: pathlib.Path, verb: str) -> dict:
     Made once for each verb, then copied.
     """
     if verb not in _prepared:
-        pattern = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-crash-pattern-"))
+        pattern = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-crash-pattern-", dir=MEMORY))
         atexit.register(_remove, pattern, os.getpid())
         _prepared[verb] = pattern, _prepare(pattern, verb)
     pattern, args = _prepared[verb]
@@ -126,8 +146,7 @@ def _remove(path: pathlib.Path, maker: int) -> None:
 def _prepare(root: pathlib.Path, verb: str) -> dict:
     world = fakes.world(root)
     vm_state, task, extra = PREPARED[verb]
-    prim = fakes.instance(uuid="aaaaaaaa-0000-4000-8000-000000000001")
-    uuid = prim["nova_object.data"]["uuid"]
+    prim = fakes.instance(uuid=GUEST)
     world.conductor.add(prim)
     if verb == "spawn":
         world.journal.engine.dispose()
@@ -135,9 +154,9 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
         return fakes.build_args(prim, filter_properties=retry)
     run_now(world, "spawn", fakes.build_args(prim), {**CONTEXT, "request_id": "req-0"})
     if vm_state == states.STOPPED:
-        world.driver.power_off(uuid)
-        world.conductor.set(uuid, vm_state=vm_state, power_state=states.SHUTDOWN)
-    prim = world.conductor.set(uuid, task_state=task, deleted=verb == "reap")
+        world.driver.power_off(GUEST)
+        world.conductor.set(GUEST, vm_state=vm_state, power_state=states.SHUTDOWN)
+    prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
 
@@ -161,15 +180,16 @@ def child(work: Callable[[], None]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def _armed(root: pathlib.Path, kill_at: str | None, fail_at: str | None) -> Callable[[str], None]:
+def _armed(root: pathlib.Path, one: Case, kill_at: str | None) -> Callable[[str], None]:
     failed = root / "failed-once"
 
     def hook(name: str) -> None:
-        if name == fail_at and not failed.exists():
+        if name == one.fail_at and not failed.exists():
             failed.touch()
-            raise Failed("This step was made to fail.", code="made_to_fail")
+            raise Failed("This step was made to fail.", code=one.code)
         if name == kill_at:
-            (root / "visited").open("a").write(name + "\n")
+            if one.tenant_deletes:
+                fakes.FakeConductor(root / "control.json").set(GUEST, task_state=states.DELETING)
             os.kill(os.getpid(), signal.SIGKILL)
 
     return hook
@@ -178,28 +198,49 @@ def _armed(root: pathlib.Path, kill_at: str | None, fail_at: str | None) -> Call
 def first_life(root: pathlib.Path, one: Case, args: dict) -> Callable[[], None]:
     """The process that is killed at the case's point."""
     def work() -> None:
-        crashpoints.arm(_armed(root, one.point, one.fail_at))
-        run_now(fakes.world(root), one.verb, args)
+        crashpoints.arm(_armed(root, one, one.point))
+        run_now(fakes.world(root), one.verb, {**args, **dict(one.asked)})
     return work
 
 
 def next_life(root: pathlib.Path, one: Case, kill_at: str | None = None) -> Callable[[], None]:
     """The process that starts after a kill, as the agent does, until all is at rest."""
     def work() -> None:
-        crashpoints.arm(_armed(root, kill_at, one.fail_at))
-        world = fakes.world(root)
-        manager = Manager(world, workers=1)
-        reconciler = Reconciler(manager, CONTEXT, lost_after=0)
-        reconciler.resume()
-        end = time.monotonic() + LIMIT
-        while time.monotonic() < end:
-            while manager.running() and time.monotonic() < end:
-                time.sleep(0.002)
-            restore_claims(world, reconciler.run_pass())
-            if not manager.running() and not world.journal.find(active=True):
-                return
-        raise AssertionError(f"not at rest after {LIMIT} s: {world.journal.find(active=True)}")
+        crashpoints.arm(_armed(root, one, kill_at))
+        recover(Manager(fakes.world(root), workers=1), _join)
     return work
+
+
+def _join(manager: Manager, end: float) -> None:
+    while manager.running() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def recover(manager: Manager, work: Callable[[Manager, float], None]) -> Reconciler:
+    """Do what the agent does from its start on, until all is at rest.
+
+    :param work: carries the manager's operations out, until a time (monotonic seconds).
+    """
+    reconciler = Reconciler(manager, CONTEXT, lost_after=0)
+    reconciler.resume()
+    settle(reconciler, work)
+    return reconciler
+
+
+def settle(reconciler: Reconciler, work: Callable[[Manager, float], None]) -> None:
+    """Make passes until all is at rest, or waits for an operator."""
+    manager, world = reconciler.manager, reconciler.world
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        work(manager, end)
+        seen = reconciler.run_pass()
+        if manager.running():
+            continue
+        restore_claims(world, seen)
+        left = world.journal.find(active=True)
+        if all(row.state == rows.NEEDS_OPERATOR for row in left):
+            return
+    raise AssertionError(f"not at rest after {LIMIT} s: {world.journal.find(active=True)}")
 
 
 # -- one case -------------------------------------------------------------------------------------
@@ -213,15 +254,16 @@ class Outcome:
     fields: dict
     seconds: float
     secrets_left: list[str]
+    claims: set[str]
     domains: int
     ports: list[str]
+    quarantined: list[str]
     killed_again: bool = False
 
 
 def run(one: Case) -> Outcome:
     """Carry out one case from nothing to rest."""
-    root = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-crash-"))
-    try:
+    with room() as root:
         args = prepare(root, one.verb)
         status = child(first_life(root, one, args))
         killed = os.WIFSIGNALED(status)
@@ -234,19 +276,67 @@ def run(one: Case) -> Outcome:
         if child(next_life(root, one)) != 0:
             raise AssertionError(f"{one.id}: recovery failed")
         seconds = time.monotonic() - began
-        return _outcome(root, killed, again, seconds)
+        return outcome(root, killed=killed, killed_again=again, seconds=seconds)
+
+
+@contextlib.contextmanager
+def room() -> Iterator[pathlib.Path]:
+    """A directory for one case, removed afterwards."""
+    root = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-crash-", dir=MEMORY))
+    try:
+        yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _outcome(root: pathlib.Path, killed: bool, again: bool, seconds: float) -> Outcome:
+def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
+            seconds: float = 0) -> Outcome:
+    """What is found in a case's directory."""
     world = fakes.world(root)
     operations = world.journal.find()
-    prims = world.conductor.read()["instances"]
-    fields = next(iter(prims.values()))["nova_object.data"]
-    return Outcome(
+    fields = world.conductor.fields(GUEST)
+    quarantine = root / "instances" / "_quarantine"
+    made = Outcome(
         killed=killed, findings=check(observe(world, CONTEXT)),
         ended=[r.state for r in operations if r.state in rows.ENDED], fields=fields,
         seconds=seconds, secrets_left=[p.name for p in (root / "secrets").iterdir()],
+        claims={c.kind for c in world.journal.claims()},
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
-        killed_again=again)
+        quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
+        killed_again=killed_again)
+    world.journal.engine.dispose()
+    return made
+
+
+# -- what must be so ------------------------------------------------------------------------------
+# vm_states of an existing guest after a verb was done, and after it was undone
+DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.STOPPED,),
+        "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,)}
+UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
+          "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
+          "unsupported": (states.ACTIVE,), "spawn": ()}
+KINDS = {"resources", "ports", "disks", "domain"}
+
+
+def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
+    """All that is not as it must be after a verb.
+
+    :param expected: vm_states that the guest may have if it is on this host.
+    """
+    fields = found.fields
+    made = [f"{f.rule}: {f.what}" for f in found.findings]
+    made += [f"secrets left: {name}" for name in found.secrets_left]
+    gone = verb in ("delete", "reap")
+    if gone and not fields["deleted"]:
+        made.append("the control plane does not have it as deleted")
+    if gone or fields["host"] is None:  # deleted, or a build that was handed back
+        if found.domains or found.ports or found.claims:
+            made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
+    elif (found.domains, len(found.ports), found.claims) != (1, 1, KINDS):
+        made.append(f"{found.domains} domains, ports {found.ports}, claims {found.claims}")
+    elif fields["vm_state"] not in expected or fields["task_state"] is not None:
+        made.append(f"vm_state {fields['vm_state']}, task {fields['task_state']}: "
+                    f"expected {expected}")
+    if len(found.quarantined) != (verb == "reap"):
+        made.append(f"quarantined: {found.quarantined}")
+    return made

@@ -7,13 +7,11 @@ import random
 
 import testtools
 
-from compute.model import states
 from compute.operations import OPERATIONS
 from tests.crash import matrix
 
 # Share of double kills per run; all of them with MAGNETAR_DOUBLE_KILLS=all.
 SHARE = 0.02
-DELETED = ("delete", "reap")
 
 
 class _Kills(testtools.TestCase):
@@ -25,32 +23,13 @@ class _Kills(testtools.TestCase):
         self.verify(one, outcome)
 
     def verify(self, one: matrix.Case, outcome: matrix.Outcome) -> None:
-        self.assertEqual([], outcome.findings)
-        self.assertEqual([], outcome.secrets_left)
-        self.assertIsNone(outcome.fields["task_state"] if not self.handed_back(outcome) else None)
-        if one.verb in DELETED:
-            self.assertEqual((0, []), (outcome.domains, outcome.ports))
-            self.assertTrue(outcome.fields["deleted"])
-        elif one.verb == "spawn" and self.handed_back(outcome):
-            self.assertEqual((0, []), (outcome.domains, outcome.ports))
-        else:
-            self.assertEqual((1, 1), (outcome.domains, len(outcome.ports)))
-            self.assertIn(outcome.fields["vm_state"], self.expected(one))
-
-    def handed_back(self, outcome: matrix.Outcome) -> bool:
-        """A build that was undone is with the scheduler again, no longer on this host."""
-        return outcome.fields["host"] is None
+        verb = "delete" if one.tenant_deletes else one.verb
+        self.assertEqual([], matrix.problems(verb, outcome, self.expected(one)))
 
     def expected(self, one: matrix.Case) -> tuple[str, ...]:
         """Done, or undone; never a guest in error that merely met a restart."""
-        undone = one.fail_at is not None
-        return {
-            "spawn": (states.ACTIVE,), "start": (states.ACTIVE, states.STOPPED)
-            if undone else (states.ACTIVE,), "stop": (states.STOPPED,),
-            "reboot": (states.ACTIVE, states.ERROR, states.STOPPED) if undone
-            else (states.ACTIVE,),
-            "unsupported": (states.ACTIVE,),
-        }[one.verb]
+        undone = matrix.UNDONE.get(one.verb, ()) if one.fail_at is not None else ()
+        return (*matrix.DONE.get(one.verb, ()), *undone)
 
 
 def _add(one: matrix.Case, cls: type, method) -> None:

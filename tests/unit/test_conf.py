@@ -180,7 +180,9 @@ class SnippetsTest(testtools.TestCase):
             self.assertIsNotNone(conf.oslo_messaging_rabbit[name])
         rabbit = conf.oslo_messaging_rabbit
         self.assertTrue(rabbit.rabbit_quorum_queue)
-        # What the driver itself demands of streams.
+        # What the driver itself demands of named reply queues, and of streams.
+        self.assertTrue(parser["oslo_concurrency"]["lock_path"].startswith(
+            load().state_path + "/"))
         self.assertTrue(rabbit.rabbit_transient_quorum_queue)
         self.assertGreater(rabbit.rabbit_qos_prefetch_count, 0)
 

@@ -25,8 +25,9 @@ def memory(pid: int) -> tuple[float, float]:
 
 def create(agent: RealAgent, name: str, wait: bool = True) -> str:
     """Ask for a guest with a config drive; returns its id."""
-    made = agent.call("server.create", name=name, image="tiny", flavor="tiny", networks="none",
-                      config_drive=True)
+    made = agent.call(
+        "server.create", name=name, image="tiny", flavor="tiny", networks="none", config_drive=True
+    )
     if wait:
         settled(agent, [made["id"]])
     return made["id"]
@@ -34,12 +35,13 @@ def create(agent: RealAgent, name: str, wait: bool = True) -> str:
 
 def settled(agent: RealAgent, guests: list[str], seconds: float = 300) -> None:
     """Wait until guests are active and no operation goes on."""
+
     def check() -> bool:
         states = {s["id"]: s for s in agent.call("server.list")}
         if any(states[g]["status"] == "ERROR" for g in guests):
             raise RuntimeError(f"a guest is in error:\n{agent.log()}")
-        return all(states[g]["status"] == "ACTIVE" for g in guests) \
-            and not agent.call("op.list")
+        return all(states[g]["status"] == "ACTIVE" for g in guests) and not agent.call("op.list")
+
     agent.until(check, seconds, "guests active")
 
 
@@ -47,8 +49,14 @@ def gone(agent: RealAgent, guests: list[str]) -> None:
     """Delete guests and wait until nothing is left of them."""
     for guest in guests:
         agent.call("server.delete", server=guest)
-    agent.until(lambda: not {s["id"] for s in agent.call("server.list")} & set(guests)
-                and not agent.call("op.list"), 300, "guests gone")
+    agent.until(
+        lambda: (
+            not {s["id"] for s in agent.call("server.list")} & set(guests)
+            and not agent.call("op.list")
+        ),
+        300,
+        "guests gone",
+    )
 
 
 def operation(agent: RealAgent, guest: str, verb: str) -> dict[str, Any]:
@@ -76,10 +84,20 @@ def start_and_memory(agent: RealAgent) -> list[Figure]:
     time.sleep(3)
     rss, pss = memory(agent.process.pid)
     return [
-        Figure("start to serving", statistics.median(times), "s", "below 1.5 s",
-               "nova-compute: 2 s to its first audit, 7 s to up"),
-        Figure("resident memory, idle", rss, "MiB", "below 90 MiB",
-               "agent and control plane in one process; nova-compute alone: 160 to 170"),
+        Figure(
+            "start to serving",
+            statistics.median(times),
+            "s",
+            "below 1.5 s",
+            "nova-compute: 2 s to its first audit, 7 s to up",
+        ),
+        Figure(
+            "resident memory, idle",
+            rss,
+            "MiB",
+            "below 90 MiB",
+            "agent and control plane in one process; nova-compute alone: 160 to 170",
+        ),
         Figure("proportional memory, idle", pss, "MiB", "", "nova-compute: 129 to 139"),
     ]
 
@@ -107,18 +125,43 @@ def one_by_one(agent: RealAgent, raw: Raw, count: int, say: Say) -> list[Figure]
         delete_calls.append(agent.client.health()["calls"]["conductor"] - before)
     median, base = statistics.median(ours), statistics.median(bare)
     return [
-        Figure("boot: message to running domain", median, "s", "",
-               f"image cached, config drive; median of {count}; nova-compute: 0.61"),
+        Figure(
+            "boot: message to running domain",
+            median,
+            "s",
+            "",
+            f"image cached, config drive; median of {count}; nova-compute: 0.61",
+        ),
         Figure("boot: bare libvirt define and start", base, "s", "", "the same XML"),
         Figure("boot: ratio to bare libvirt", median / base, "times", ""),
-        Figure("boot: our share", (median - base) * 1000, "ms", "below 100 ms",
-               "disk and config drive included; nova-compute: 300 and more"),
-        Figure("delete: message to deleted", statistics.median(deletes), "s", "",
-               "QEMU needs 1.4 to 2 s of it to exit; nova-compute: 2.2"),
-        Figure("conductor calls in one build", max(calls), "", "at most 10",
-               "inventory report included; nova-compute: 24"),
-        Figure("conductor calls in one delete", max(delete_calls), "", "at most 6",
-               "inventory report included; nova-compute: 13"),
+        Figure(
+            "boot: our share",
+            (median - base) * 1000,
+            "ms",
+            "below 100 ms",
+            "disk and config drive included; nova-compute: 300 and more",
+        ),
+        Figure(
+            "delete: message to deleted",
+            statistics.median(deletes),
+            "s",
+            "",
+            "QEMU needs 1.4 to 2 s of it to exit; nova-compute: 2.2",
+        ),
+        Figure(
+            "conductor calls in one build",
+            max(calls),
+            "",
+            "at most 10",
+            "inventory report included; nova-compute: 24",
+        ),
+        Figure(
+            "conductor calls in one delete",
+            max(delete_calls),
+            "",
+            "at most 6",
+            "inventory report included; nova-compute: 13",
+        ),
     ]
 
 
@@ -138,8 +181,13 @@ def together(agent: RealAgent, raw: Raw, count: int, say: Say) -> list[Figure]:
     raw.remove(twins)
     known = {10: "7.2 s against 1.9 s raw", 20: "12.6 s against 3.7 s raw"}.get(count, "")
     return [
-        Figure(f"{count} boots at once, request to all active", ours, "s", "",
-               f"nova-compute: {known}" if known else ""),
+        Figure(
+            f"{count} boots at once, request to all active",
+            ours,
+            "s",
+            "",
+            f"nova-compute: {known}" if known else "",
+        ),
         Figure(f"{count} boots at once, bare libvirt", bare, "s", ""),
         Figure(f"{count} boots at once, ratio", ours / bare, "times", ""),
         Figure(f"resident memory after {count} boots", rss, "MiB", "", "nova-compute: 174"),

@@ -22,8 +22,11 @@ def say(text: str) -> None:
 
 def real(quick: bool) -> list[Figure]:
     """Everything that needs a real libvirtd."""
-    with libvirtd.PrivateLibvirtd() as daemon, RealAgent(daemon.uri, more="") as agent, \
-            tempfile.TemporaryDirectory(prefix="magnetar-bench-") as directory:
+    with (
+        libvirtd.PrivateLibvirtd() as daemon,
+        RealAgent(daemon.uri, more="") as agent,
+        tempfile.TemporaryDirectory(prefix="magnetar-bench-") as directory,
+    ):
         agent.start()
         agent.load_image()
         agent.terminate()
@@ -34,8 +37,9 @@ def real(quick: bool) -> list[Figure]:
         for count in (4,) if quick else (10, 20):
             figures += boots.together(agent, raw, count, say)
         say("end")
-        figures.append(Figure("SIGTERM to end, idle", agent.terminate(), "s", "seconds",
-                              "nova-compute: 162"))
+        figures.append(
+            Figure("SIGTERM to end, idle", agent.terminate(), "s", "seconds", "nova-compute: 162")
+        )
         return figures
 
 

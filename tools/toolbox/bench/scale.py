@@ -32,8 +32,9 @@ def libvirt_calls(size: int, root: pathlib.Path) -> tuple[int, int]:
     from virt.libvirt.driver import LibvirtDriver
 
     node = root / f"node-{size}.xml"
-    domains = "".join(DOMAIN.format(number=n, uuid=uuid.uuid4(), metadata=_metadata())
-                      for n in range(size))
+    domains = "".join(
+        DOMAIN.format(number=n, uuid=uuid.uuid4(), metadata=_metadata()) for n in range(size)
+    )
     node.write_text(f"<node>{domains}</node>")
     conf = configuration.CONF
     configuration.register(conf)
@@ -81,8 +82,12 @@ def _counted(engine: sa.Engine, work: Callable[[], object]) -> int:
 def statements(size: int, root: pathlib.Path) -> dict[str, float]:
     """Journal statements, conductor and driver calls, and seconds, at start and in one pass."""
     world = fakes.world(root / f"world-{size}")
-    prims = [fakes.instance(host=fakes.HOST, vm_state=states.ACTIVE, task_state=None,
-                            power_state=states.RUNNING) for _ in range(size)]
+    prims = [
+        fakes.instance(
+            host=fakes.HOST, vm_state=states.ACTIVE, task_state=None, power_state=states.RUNNING
+        )
+        for _ in range(size)
+    ]
     state = world.conductor.read()
     for prim in prims:
         guest = prim["nova_object.data"]["uuid"]
@@ -96,8 +101,7 @@ def statements(size: int, root: pathlib.Path) -> dict[str, float]:
     restore_claims(world, reconciler.run_pass())
     world.conductor.calls.clear()
     world.driver.calls.clear()
-    found: dict[str, float] = {
-        "start": _counted(world.journal.engine, reconciler.resume)}
+    found: dict[str, float] = {"start": _counted(world.journal.engine, reconciler.resume)}
     began = time.monotonic()
     found["pass"] = _counted(world.journal.engine, reconciler.run_pass)
     found["seconds"] = time.monotonic() - began
@@ -119,8 +123,13 @@ def measure() -> list[Figure]:
             figures += [
                 Figure(f"libvirt calls to see {guests}, at start", start, "", "constant"),
                 Figure(f"libvirt calls to see {guests}, one pass", later, "", "constant"),
-                Figure(f"SQL statements with {guests}, start / pass", sql["pass"], "", "constant",
-                       f"at start {sql['start']:g}; conductor calls {sql['conductor']:g}; "
-                       f"a pass took {sql['seconds']:.2f} s"),
+                Figure(
+                    f"SQL statements with {guests}, start / pass",
+                    sql["pass"],
+                    "",
+                    "constant",
+                    f"at start {sql['start']:g}; conductor calls {sql['conductor']:g}; "
+                    f"a pass took {sql['seconds']:.2f} s",
+                ),
             ]
     return figures

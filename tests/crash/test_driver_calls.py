@@ -1,0 +1,63 @@
+"""Every call to the driver, the conductor and the networks, meeting every fate."""
+
+from __future__ import annotations
+
+import testtools
+
+from db.journal import rows
+from tests.crash import calls, matrix
+
+VERBS = ("spawn", "delete", "start", "stop", "reboot", "reap")
+
+
+class DriverCalls(testtools.TestCase):
+    """One method for each call and fate; they are added below."""
+
+    def check(self, case: calls.CallCase) -> None:
+        verb = case.way.verb
+        ending = calls.run(case)
+        self.assertTrue(ending.met, f"{case.call} was not called {case.number} times")
+        for command in ending.commands:
+            self.assertIn("magnetar op resolve", command)
+        self.assertEqual([], ending.unsafe)
+        self.assertIn(ending.row.state, rows.ENDED)
+        undone = ending.row.state == rows.UNDONE
+        expected = (matrix.UNDONE if undone else matrix.DONE).get(verb, ())
+        self.assertEqual([], matrix.problems(verb, ending.outcome, expected))
+
+
+class Trace(testtools.TestCase):
+    """The list of calls is what it should be: complete, and the same each time."""
+
+    def test_each_verb_is_recorded(self):
+        for verb in VERBS:
+            straight = calls.recorded(calls.Way(verb))
+            ports = {call.split(".")[0] for call in straight}
+            self.assertIn("driver", ports, verb)
+            if verb != "reap":
+                self.assertIn("conductor", ports, verb)
+            again = calls.recorded.__wrapped__(calls.Way(verb))
+            self.assertEqual(straight, again, verb)
+
+    def test_an_undo_makes_calls_of_its_own(self):
+        undone = calls.recorded(calls.Way("spawn", "spawn.power.after_effect"))
+        for call in ("driver.power_off", "driver.undefine", "driver.delete_disks",
+                     "networks.deallocate", "conductor.build_instances"):
+            self.assertIn(call, undone)
+
+
+def _add(case: calls.CallCase) -> None:
+    def test(self) -> None:
+        self.check(case)
+
+    test.__name__ = f"test_{case.id}"
+    setattr(DriverCalls, test.__name__, test)
+
+
+def _fill() -> None:
+    for verb in VERBS:
+        for case in calls.cases(verb):
+            _add(case)
+
+
+_fill()

@@ -1,0 +1,427 @@
+"""Whole agents on the fake driver, with an embedded control plane, over the real RPC stack.
+
+Everything runs in this process over ``fake://``, except where a process has to die: there
+:class:`Process` runs ``magnetar up`` by itself. Works with green and with native threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import fixtures
+import oslo_messaging
+import testtools
+from oslo_config import cfg
+from oslo_config import fixture as config_fixture
+
+from compute import conf as configuration
+from compute.agent import Agent
+from compute.model import states
+from compute.recovery.invariants import check
+from compute.recovery.observe import observe
+from compute.rpc import primitives
+from compute.rpc.serializer import ContextSerializer, admin_context
+from compute.services.images import LocalImages
+from control import service
+from control.cli.client import Client
+from control.objects import Call
+from control.objects.instances import load
+from control.servers import SENT_ALL, C
+from db.control import instances
+from db.journal import rows
+from tests.functional.control_support import wait_until
+from virt.fake import FakeDriver
+
+HOST = "host1"
+FAR = 100_000  # seconds: a timer that no test wants to see go off
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+_exchanges = itertools.count()
+
+
+class Own:
+    """The global options with a few values of one host's own."""
+
+    def __init__(self, conf: Any, **values: Any):
+        self._conf, self._values = conf, values
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name] if name in self._values else getattr(self._conf, name)
+
+
+class Host:
+    """One host: its agent, which may be started again, and the hypervisor that outlives it.
+
+    :param hook: called as ``hook(method, when)`` around each call of the driver.
+    """
+
+    def __init__(self, cloud: Cloud, name: str, hook: Callable[[str, str], None] | None = None,
+                 **facts: Any):
+        self.cloud, self.name = cloud, name
+        self.root = pathlib.Path(cloud.root) / name
+        self.conf = Own(cfg.CONF, host=name, state_path=str(self.root),
+                        socket=str(self.root / "s.sock"))
+        self.hook = hook or (lambda method, when: None)
+        self.facts = {"hostname": name, **facts}
+        self.agent: Agent | None = None
+
+    def _hooked(self, method: str, when: str) -> None:
+        self.hook(method, when)  # looked up each time, so that tests may change it
+
+    def make_driver(self) -> FakeDriver:
+        """The hypervisor as it is now."""
+        return FakeDriver(self.root / "instances", self._hooked, **self.facts)
+
+    def make(self) -> Agent:
+        """A new agent on what there is, not started."""
+        return Agent(self.conf, self.cloud.transport, driver=self.make_driver(),
+                     methods=self.cloud.control.methods())
+
+    def start(self) -> Host:
+        """Start the agent."""
+        self.agent = self.make()
+        try:
+            self.agent.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop the agent; quiet when it does not run."""
+        if self.agent is not None:
+            agent, self.agent = self.agent, None
+            agent.stop()
+
+    def restart(self) -> Host:
+        """Stop and start."""
+        self.stop()
+        return self.start()
+
+    @property
+    def driver(self) -> FakeDriver:
+        return self.agent.driver
+
+    def power(self, uuid: str) -> int | None:
+        """A guest's power state as the hypervisor has it."""
+        found = self.driver.state(uuid)
+        return found.power_state if found else None
+
+    def findings(self) -> list[str]:
+        """What is not as it must be."""
+        seen = observe(self.agent.world, self.agent.context)
+        return [f"{f.rule}: {f.subject}: {f.what}" for f in check(seen)]
+
+    def operations(self, guest: str | None = None, verb: str | None = None) -> list[Any]:
+        """Rows of the journal, oldest first."""
+        found = self.agent.journal.find(guest=guest)
+        return [row for row in found if verb in (None, row.verb)]
+
+    def at_rest(self, timeout: float = 20) -> None:
+        """Wait until no operation goes on."""
+        wait_until(lambda: not self.agent.journal.find(active=True)
+                   and not self.agent.manager.running(), timeout)
+
+    def reconcile(self, lost_after: float = 0) -> None:
+        """One pass, in which messages count as lost at once, and all that follows from it."""
+        self.agent.reconciler.lost_after = lost_after
+        self.agent.one_pass()
+        self.at_rest()
+
+
+class Cloud(fixtures.Fixture):
+    """A control plane and, unless told otherwise, one host with an agent.
+
+    :param options: values of options; ``group__name`` for one in a group.
+    """
+
+    def __init__(self, hosts: int = 1, **options: Any):
+        super().__init__()
+        self.wanted, self.options = hosts, options
+        self.hosts: list[Host] = []
+
+    def _setUp(self) -> None:
+        self.root = self.useFixture(fixtures.TempDir()).path
+        configuration.register(cfg.CONF)
+        self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
+        self.conf.conf([], project="magnetar", default_config_files=[])
+        self.set(host="control", state_path=self.root, compute_driver="fake",
+                 network_service="embedded", report_interval=FAR, audit_interval=FAR,
+                 control__service_down_time=FAR, **self.options)
+        # fake:// keeps its queues in the process: an exchange of its own, or messages that an
+        # earlier test left are delivered to a later one.
+        oslo_messaging.set_transport_defaults(f"test-{os.getpid()}-{next(_exchanges)}")
+        self.addCleanup(oslo_messaging.set_transport_defaults, "nova")
+        self.transport = oslo_messaging.get_rpc_transport(cfg.CONF, "fake://")
+        self.images = LocalImages(cfg.CONF.image_dir)
+        self.control = service.start(cfg.CONF, self.transport, self.images)
+        self.addCleanup(self.control.stop)
+        self.addCleanup(self._stop_hosts)
+        for number in range(1, self.wanted + 1):
+            self.add_host(f"host{number}")
+        self.prepare()
+
+    def set(self, **options: Any) -> None:
+        """Set options for the time of the test."""
+        for name, value in options.items():
+            group, _, option = name.rpartition("__")
+            self.conf.config(group=group or None, **{option: value})
+
+    def add_host(self, name: str, start: bool = True, **facts: Any) -> Host:
+        """One more host."""
+        host = Host(self, name, **facts)
+        self.hosts.append(host)
+        return host.start() if start else host
+
+    @property
+    def host(self) -> Host:
+        """The first host."""
+        return self.hosts[0]
+
+    def _stop_hosts(self) -> None:
+        for host in self.hosts:
+            host.stop()
+
+    # -- as a tenant -------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """An image ``tiny``, a flavor ``small``."""
+        path = os.path.join(self.root, "tiny.raw")
+        with open(path, "wb") as file:
+            file.truncate(1 << 20)
+        self.control.image_create("tiny", path, disk_format="raw")
+        self.control.flavor_create("small", vcpus=1, ram=64, disk=1)
+
+    def network(self) -> None:
+        """A network ``net``, unless it is there."""
+        if not self.control.network_list():
+            self.control.network_create("net", "192.0.2.0/24")
+
+    def create(self, name: str = "web", **kwargs: Any) -> dict[str, Any]:
+        """Ask for a server."""
+        return self.control.server_create(name, "tiny", "small", **{"networks": "none", **kwargs})
+
+    def boot(self, name: str = "web", **kwargs: Any) -> str:
+        """A server that runs; returns its uuid."""
+        uuid = self.create(name, **kwargs)["id"]
+        self.wait_for(uuid, states.ACTIVE)
+        self.host.at_rest()
+        return uuid
+
+    def show(self, uuid: str) -> dict[str, Any]:
+        """A server as the control plane has it."""
+        return self.control.server_show(uuid)
+
+    def wait_for(self, uuid: str, vm_state: str, timeout: float = 20) -> dict[str, Any]:
+        """Wait until a server is in this state and has no task."""
+        def there() -> dict[str, Any] | None:
+            now = self.show(uuid)
+            return now if now["vm_state"] == vm_state and not now["task_state"] else None
+
+        return wait_until(there, timeout)
+
+    # -- behind everybody's back -------------------------------------------------------------
+    def change(self, uuid: str, **values: Any) -> None:
+        """Write to a server's row in the control plane's database."""
+        with self.control.store.begin() as connection:
+            instances.save(connection, uuid, values)
+
+    def instance(self, uuid: str) -> dict[str, Any]:
+        """A server as an Instance object, as the API would send it."""
+        with self.control.store.begin() as connection:
+            return load(Call(connection, admin_context()), C.uuid == uuid, attrs=SENT_ALL)[0]
+
+    # -- as somebody on the broker -----------------------------------------------------------
+    def client(self, version: str = "6.0", topic: str = "compute", host: str = HOST,
+               **target: Any) -> Any:
+        """A bare RPC client of a host's agent."""
+        client = oslo_messaging.get_rpc_client(
+            self.transport, oslo_messaging.Target(topic=topic, **target),
+            serializer=ContextSerializer(), timeout=10)
+        return client.prepare(server=host, version=version)
+
+    def cast(self, uuid: str, method: str, request_id: str | None = None, **args: Any) -> None:
+        """Send a message about a server, as it is now."""
+        self.client().cast(admin_context(request_id), method,
+                           **{"instance": self.instance(uuid), **args})
+
+
+class AgentTest(testtools.TestCase):
+    """A cloud for each test; ``options`` are those of :class:`Cloud`."""
+
+    hosts = 1
+    options: Mapping[str, Any] = {}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = self.useFixture(fixtures.FakeLogger())
+        self.cloud = self.useFixture(Cloud(self.hosts, **self.options))
+        self.control = self.cloud.control
+
+    @property
+    def host(self) -> Host:
+        return self.cloud.host
+
+    def assert_clean(self, host: Host | None = None) -> None:
+        """Nothing goes on, and every invariant holds."""
+        host = host or self.host
+        host.at_rest()
+        self.assertEqual([], host.findings())
+        secrets = os.listdir(host.root / "secrets")
+        self.assertEqual([], secrets)
+
+    def assert_ended(self, state: str, uuid: str, verb: str, host: Host | None = None) -> Any:
+        """The newest operation of a verb ended so; returns its row."""
+        host = host or self.host
+        host.at_rest()
+        row = host.operations(uuid, verb)[-1]
+        self.assertEqual(state, row.state, row.error)
+        return row
+
+    def assert_speaks(self, error: Any) -> None:
+        """An error that people see says what happened, what is true now, and what to do."""
+        for part in ("what", "now", "next"):
+            text = error[part] if isinstance(error, Mapping) else getattr(error, part)
+            self.assertTrue(text and text.strip(), f"{part} is missing: {error}")
+
+
+class SharedTest(AgentTest):
+    """The tests of a class share one cloud: each uses servers of its own."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.shared = Cloud(cls.hosts, **cls.options)
+        cls.shared.setUp()
+        cls.addClassCleanup(cls.shared.cleanUp)
+
+    def setUp(self) -> None:
+        testtools.TestCase.setUp(self)
+        self.log = self.useFixture(fixtures.FakeLogger())
+        self.cloud, self.control = self.shared, self.shared.control
+        self.addCleanup(self._unhook)
+
+    def _unhook(self) -> None:
+        for host in self.cloud.hosts:
+            host.hook = lambda method, when: None
+
+
+class Once:
+    """A driver's hook that raises an error a number of times, at one moment of one method."""
+
+    def __init__(self, method: str, error: Callable[[], Exception], when: str = "before",
+                 times: int = 1):
+        self.method, self.error, self.when, self.left = method, error, when, times
+
+    def __call__(self, method: str, when: str) -> None:
+        if (method, when) == (self.method, self.when) and self.left > 0:
+            self.left -= 1
+            raise self.error()
+
+
+class Gate:
+    """A driver's hook that holds one method up until it is opened."""
+
+    def __init__(self, method: str):
+        self.method, self.reached, self.open = method, False, False
+
+    def __call__(self, method: str, when: str) -> None:
+        if (method, when) == (self.method, "before"):
+            self.reached = True
+            wait_until(lambda: self.open, 20)
+
+    def wait(self) -> None:
+        """Until somebody stands at it."""
+        wait_until(lambda: self.reached)
+
+
+class Process(fixtures.Fixture):
+    """``magnetar up`` on the fake driver in a process that may be killed.
+
+    :param uid: the user it runs as; None for this process's own.
+    """
+
+    def __init__(self, state: str | os.PathLike, uid: int | None = None, **options: Any):
+        super().__init__()
+        self.state, self.uid = pathlib.Path(state), uid
+        self.options = {"host": HOST, "state_path": self.state, "compute_driver": "fake",
+                        "transport_url": "fake://", "socket": f"{self.state}/s.sock", **options}
+        self.child: subprocess.Popen | None = None
+
+    def _setUp(self) -> None:
+        directory = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        directory.chmod(0o755)
+        self.file = directory / "magnetar.conf"
+        self.file.write_text("[DEFAULT]\n" + "".join(
+            f"{name} = {value}\n" for name, value in self.options.items()))
+        self.errors = directory / "stderr"
+        self.addCleanup(self.kill)
+
+    def start(self) -> Process:
+        """Start it; returns at once."""
+        def become() -> None:
+            if self.uid is not None:
+                os.setgid(self.uid)
+                os.setuid(self.uid)
+
+        with open(self.errors, "wb") as errors:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "control.cli.main", "up", "--config-file", str(self.file)],
+                cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+                preexec_fn=become)
+        return self
+
+    def serves(self, timeout: float = 30) -> Client:
+        """Wait until it serves; returns a client of its control socket."""
+        client = Client(str(self.options["socket"]))
+
+        def serving() -> bool:
+            if self.child.poll() is not None:
+                raise AssertionError(f"it ended with {self.child.returncode}: {self.said()}")
+            try:
+                return client.health().get("status") == "serving"
+            except Exception:  # noqa: BLE001 - not there yet; the loop above has a limit
+                return False
+
+        wait_until(serving, timeout)
+        return client
+
+    def said(self) -> str:
+        """What it printed to standard error."""
+        return self.errors.read_text(errors="replace")
+
+    def ends(self, timeout: float = 30) -> int:
+        """Wait for its end; returns the exit code."""
+        deadline = time.monotonic() + timeout
+        while self.child.poll() is None:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"it does not end: {self.said()}")
+            time.sleep(0.02)
+        return self.child.returncode
+
+    def stop(self) -> int:
+        """Ask it to stop; returns the exit code."""
+        self.child.send_signal(signal.SIGTERM)
+        return self.ends()
+
+    def kill(self) -> None:
+        """Kill it at once, if it runs."""
+        if self.child is not None and self.child.poll() is None:
+            self.child.kill()
+            self.ends()
+
+
+def network_info(prim: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The NICs in an Instance's info cache."""
+    cache = primitives.data(primitives.data(prim).get("info_cache"))
+    return json.loads(cache.get("network_info") or "[]")
+
+
+ENDED = rows.ENDED

@@ -1,0 +1,126 @@
+"""What goes wrong, and how often: each seed has its own mixture."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from compute.errors import Failed, MagnetarError, Retryable, Unknown
+
+# kind: rates to choose from; per message for the broker's, per call for the others
+MIXTURE: dict[str, tuple[float, ...]] = {
+    "lose": (0, 0, 0.1, 0.3), "repeat": (0, 0.1, 0.4), "late": (0, 0.1, 0.3),
+    "kill": (0, 0, 0.001, 0.004), "interleave": (0.02, 0.1, 0.2), "slow": (0, 0, 0.05, 0.2),
+    "driver unreachable": (0, 0, 0.02, 0.05), "driver answer lost": (0, 0, 0.02, 0.05),
+    "driver failed": (0, 0, 0.003, 0.01),
+    "conductor unreachable": (0, 0, 0.02, 0.05), "conductor answer lost": (0, 0, 0.02, 0.05),
+    "conductor failed": (0, 0, 0.003, 0.01),
+    "networks unreachable": (0, 0, 0.05), "networks answer lost": (0, 0, 0.05),
+    "networks failed": (0, 0, 0.01),
+}
+# event: how often it may happen in a run
+EVENTS: dict[str, tuple[int, ...]] = {
+    "create": (1, 2, 3), "ask": (4, 6, 8), "kill": (0, 0, 1, 3), "boot": (0, 0, 1),
+    "virsh": (0, 0, 1, 2), "park": (0, 0, 1), "abort": (0, 0, 0, 1),
+    "conductor away": (0, 0, 1), "driver away": (0, 0, 1),
+}
+BUILDING = ("driver.plug", "driver.fetch_image", "driver.create_disks", "driver.define",
+            "driver.power_on")
+HANDING_ON = ("conductor.build_instances", "conductor.build_instances", "conductor.save",
+              "conductor.event_finish")
+CALLS = (*BUILDING, *HANDING_ON[1:], *("driver." + method for method in (
+    "state", "states", "guest_dirs", "disks", "undefine", "power_off", "shutdown",
+    "delete_disks")),
+    *("conductor." + method for method in (
+        "instance", "instances", "deleted_among", "destroy_instance", "event_start", "fault")),
+    "networks.allocate", "networks.deallocate")
+FATES = ("failed", "failed", "unreachable", "answer lost", "killed before", "killed after",
+         "interleave before", "interleave after")
+SORE = 0.5  # how often it hurts at a sore spot
+PAINS = 6  # how often in all
+
+
+@dataclass(frozen=True)
+class Theme:
+    """What a seed is mostly about; what it does not say is drawn from the tables above.
+
+    ``sore`` are calls at which things go wrong again and again: (calls, fates) to draw from.
+    """
+
+    rates: dict[str, float] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    sore: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+
+
+THEMES: dict[str, Theme] = {
+    "all sorts": Theme(sore=((CALLS, FATES),)),
+    "sore spots": Theme(sore=((CALLS, FATES),) * 3),
+    "builds fail": Theme(events={"create": 3, "ask": 2}, sore=(
+        (BUILDING, ("failed",)), (HANDING_ON, FATES[2:]))),
+    "stale casts": Theme({"lose": 0.3, "late": 0.6, "repeat": 0.3},
+                         {"create": 1, "ask": 14, "boot": 0}),
+    "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 3, "ask": 3}, (
+        (("conductor.save",), FATES[2:]),)),
+    "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 10}, (
+        (("driver.states", "driver.guest_dirs", "conductor.instances"), FATES[6:]),)),
+    "restless": Theme({"kill": 0.02}, {"kill": 6}),
+}
+
+
+class Faults:
+    """One seeded source of trouble.
+
+    :param rng: the simulation's only source of chance.
+    """
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.theme = rng.choice(sorted(THEMES))
+        theme = THEMES[self.theme]
+        self.rates = {kind: rng.choice(rates) for kind, rates in MIXTURE.items()} | theme.rates
+        self.events = {what: rng.choice(counts) for what, counts in EVENTS.items()} | theme.events
+        self.sore = {rng.choice(calls): rng.choice(fates) for calls, fates in theme.sore}
+        self.on = True
+        self.pains = PAINS
+
+    def __str__(self) -> str:
+        rates = {kind: rate for kind, rate in self.rates.items() if rate}
+        return f"theme {self.theme!r}, rates {rates}, sore {self.sore}"
+
+    def strikes(self, kind: str) -> bool:
+        """Whether it happens now."""
+        rate = self.rates[kind]
+        return self.on and rate > 0 and self.rng.random() < rate
+
+    def hurts(self, call: str, when: str) -> str | None:
+        """The fate of a call at a sore spot, if it strikes now."""
+        fate = self.sore.get(call)
+        if fate is None or not self.on or not self.pains or self.rng.random() > SORE:
+            return None
+        after = fate.endswith("after") or fate == "answer lost"
+        if after != (when == "after"):
+            return None
+        self.pains -= 1
+        return fate
+
+    def of_call(self, port: str, when: str, away: bool) -> MagnetarError | None:
+        """What a call raises, if anything.
+
+        :param away: the port is in an outage: every call fails, before or after its effect.
+        """
+        if when == "after":
+            return self.error("answer lost") if self.strikes(f"{port} answer lost") else None
+        if away:
+            return self.error("unreachable")
+        if self.strikes(f"{port} unreachable"):
+            return self.error("unreachable")
+        return self.error("failed") if self.strikes(f"{port} failed") else None
+
+    def error(self, fate: str) -> MagnetarError:
+        """What the caller of a call with this fate gets to see."""
+        if fate == "failed":
+            return Failed("It failed.", code="made_to_fail")
+        if fate == "answer lost":
+            return Unknown("The answer was lost.", code="timeout")
+        return self.rng.choice((Unknown("No answer came.", code="timeout"),
+                                Retryable("It cannot be reached.", code="unreachable")))

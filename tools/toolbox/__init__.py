@@ -1,0 +1,1 @@
+"""What the commands in tools/ and the integration tests share; standard library only."""
