@@ -65,13 +65,18 @@ def pool(network: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def free(network: Row, taken: set[str]) -> Iterator[str]:
-    """The network's free addresses, the lowest first."""
+    """The network's free addresses, beginning after the one given out last: a DHCP server still
+    has the lease of a guest that is gone, so its address rests for as long as possible."""
     first, last = pool(network)
-    address = first
-    while address <= last:
-        if str(address) not in taken and str(address) != network["gateway"]:
-            yield str(address)
-        address += 1
+    given = network.get("last_address")
+    start = ipaddress.ip_address(given) + 1 if given else first
+    start = start if first <= start <= last else first
+    for begin, end in ((start, last), (first, start - 1)):
+        address = begin
+        while address <= end:
+            if str(address) not in taken and str(address) != network["gateway"]:
+                yield str(address)
+            address += 1
 
 
 def check_fixed(network: Row, wanted: str, taken: set[str]) -> str:
@@ -170,6 +175,8 @@ def _allocate(
         if request.get("port_id"):
             values["uuid"] = request["port_id"]
         networks.create_port(connection, values)
+        if not request.get("fixed_ip"):
+            networks.set_last_address(connection, network["uuid"], address)
 
 
 def random_mac() -> str:

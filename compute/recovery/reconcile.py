@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import threading
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -125,7 +126,7 @@ class Reconciler:
             args["reboot_type"] = decide.is_reboot(facts.fields)
         if verdict.verb == "unsupported":
             args["method"] = decide.UNSUPPORTED_TASKS[facts.fields["task_state"]]
-        request_id = f"{verdict.row}-{int(self.world.clock.now())}"
+        request_id = f"{verdict.row}-{uuid.uuid4()}"
         self.manager.accept(verdict.verb, facts.uuid, request_id, args, self.context)
 
     def _save(self, facts: GuestFacts, changes: Mapping[str, Any]) -> bool:

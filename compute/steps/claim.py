@@ -49,10 +49,18 @@ class Claim(Step):
                 "vm_state": states.BUILDING, "task_state": states.NETWORKING,
             },
             expected_vm_state=[states.BUILDING],
-            # ours, when an answer got lost and this runs again
-            expected_task_state=[states.SCHEDULING, None]
-            + ([states.NETWORKING] if run.resumed or run.row.attempts else []),
+            expected_task_state=[states.NETWORKING] if self.ours_already(run)
+            else [states.SCHEDULING, None],
         )
+
+    def ours_already(self, run: Run) -> bool:
+        """Whether the control plane took our word already and only its answer got lost; a task of
+        networking alone may be another host's."""
+        if not (run.resumed or run.row.attempts):
+            return False
+        fields = data(run.world.conductor.instance(run.context, run.row.guest))
+        return fields.get("host") == run.world.host and \
+            fields.get("task_state") == states.NETWORKING
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         run.world.journal.release(guest=run.row.guest, kind="resources")

@@ -36,6 +36,11 @@ def set_status(connection: Connection, uuid: str, status: str) -> Row | None:
     return update(connection, networks, networks.c.uuid == uuid, {"status": status})
 
 
+def set_last_address(connection: Connection, uuid: str, address: str) -> None:
+    """Note which address was given out last."""
+    update(connection, networks, networks.c.uuid == uuid, {"last_address": address})
+
+
 def delete(connection: Connection, uuid: str) -> None:
     """Remove a network. Raises sqlalchemy.exc.IntegrityError while it has ports."""
     connection.execute(networks.delete().where(networks.c.uuid == uuid))

@@ -72,13 +72,14 @@ class Host:
         self.hook = hook or (lambda method, when: None)
         self.facts = {"hostname": name, **facts}
         self.agent: Agent | None = None
+        self.driver_class: type[FakeDriver] = FakeDriver
 
     def _hooked(self, method: str, when: str) -> None:
         self.hook(method, when)  # looked up each time, so that tests may change it
 
     def make_driver(self) -> FakeDriver:
         """The hypervisor as it is now."""
-        return FakeDriver(self.root / "instances", self._hooked, **self.facts)
+        return self.driver_class(self.root / "instances", self._hooked, **self.facts)
 
     def make(self) -> Agent:
         """A new agent on what there is, not started."""
@@ -343,21 +344,17 @@ class Gate:
 
 
 class Process(fixtures.Fixture):
-    """``magnetar up`` on the fake driver in a process that may be killed.
+    """``magnetar up`` on the fake driver in a process that may be killed."""
 
-    :param uid: the user it runs as; None for this process's own.
-    """
-
-    def __init__(self, state: str | os.PathLike, uid: int | None = None, **options: Any):
+    def __init__(self, state: str | os.PathLike, **options: Any):
         super().__init__()
-        self.state, self.uid = pathlib.Path(state), uid
+        self.state = pathlib.Path(state)
         self.options = {"host": HOST, "state_path": self.state, "compute_driver": "fake",
                         "transport_url": "fake://", "socket": f"{self.state}/s.sock", **options}
         self.child: subprocess.Popen | None = None
 
     def _setUp(self) -> None:
         directory = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        directory.chmod(0o755)
         self.file = directory / "magnetar.conf"
         self.file.write_text("[DEFAULT]\n" + "".join(
             f"{name} = {value}\n" for name, value in self.options.items()))
@@ -366,16 +363,10 @@ class Process(fixtures.Fixture):
 
     def start(self) -> Process:
         """Start it; returns at once."""
-        def become() -> None:
-            if self.uid is not None:
-                os.setgid(self.uid)
-                os.setuid(self.uid)
-
         with open(self.errors, "wb") as errors:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "control.cli.main", "up", "--config-file", str(self.file)],
-                cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
-                preexec_fn=become)
+                cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         return self
 
     def serves(self, timeout: float = 30) -> Client:

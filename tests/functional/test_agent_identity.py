@@ -11,7 +11,7 @@ from compute.agent import Agent, Stopping
 from compute.errors import NeedsOperator
 from compute.model import states
 from db.control import services
-from db.control.types import utcnow
+from db.control.types import parse_time, utcnow
 from tests.functional.agent_support import AgentTest
 from tests.functional.control_support import wait_until
 
@@ -51,7 +51,7 @@ class RegistrationTest(AgentTest):
         self.cloud.add_host("host1")
         before = self.service()["report_count"]
         wait_until(lambda: self.service()["report_count"] >= before + 2)
-        self.assertLess((utcnow() - self.service()["last_seen_up"]).total_seconds(), 5)
+        self.assertLess((utcnow() - parse_time(self.service()["last_seen_up"])).total_seconds(), 5)
 
     def test_a_service_record_that_was_removed_is_made_again(self):
         host = self.cloud.add_host("host1")

@@ -28,6 +28,7 @@ BUILDING = ("driver.plug", "driver.fetch_image", "driver.create_disks", "driver.
             "driver.power_on")
 HANDING_ON = ("conductor.build_instances", "conductor.build_instances", "conductor.save",
               "conductor.event_finish")
+LOOKING = ("driver.states", "driver.guest_dirs", "conductor.instances")
 CALLS = (*BUILDING, *HANDING_ON[1:], *("driver." + method for method in (
     "state", "states", "guest_dirs", "disks", "undefine", "power_off", "shutdown",
     "delete_disks")),
@@ -36,6 +37,7 @@ CALLS = (*BUILDING, *HANDING_ON[1:], *("driver." + method for method in (
     "networks.allocate", "networks.deallocate")
 FATES = ("failed", "failed", "unreachable", "answer lost", "killed before", "killed after",
          "interleave before", "interleave after")
+HAND_OVER = ("answer lost", "unreachable", "killed before", "killed after")
 SORE = 0.5  # how often it hurts at a sore spot
 PAINS = 6  # how often in all
 
@@ -56,13 +58,13 @@ THEMES: dict[str, Theme] = {
     "all sorts": Theme(sore=((CALLS, FATES),)),
     "sore spots": Theme(sore=((CALLS, FATES),) * 3),
     "builds fail": Theme(events={"create": 3, "ask": 2}, sore=(
-        (BUILDING, ("failed",)), (HANDING_ON, FATES[2:]))),
+        (BUILDING, ("failed",)), (HANDING_ON, HAND_OVER))),
     "stale casts": Theme({"lose": 0.3, "late": 0.6, "repeat": 0.3},
                          {"create": 1, "ask": 14, "boot": 0}),
     "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 3, "ask": 3}, (
         (("conductor.save",), FATES[2:]),)),
-    "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 10}, (
-        (("driver.states", "driver.guest_dirs", "conductor.instances"), FATES[6:]),)),
+    "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 6}, (
+        (LOOKING, FATES[6:]),) * 2),
     "restless": Theme({"kill": 0.02}, {"kill": 6}),
 }
 
@@ -73,29 +75,30 @@ class Faults:
     :param rng: the simulation's only source of chance.
     """
 
-    def __init__(self, rng: random.Random):
+    def __init__(self, rng: random.Random, hosts: list[str]):
         self.rng = rng
         self.theme = rng.choice(sorted(THEMES))
         theme = THEMES[self.theme]
         self.rates = {kind: rng.choice(rates) for kind, rates in MIXTURE.items()} | theme.rates
         self.events = {what: rng.choice(counts) for what, counts in EVENTS.items()} | theme.events
         self.sore = {rng.choice(calls): rng.choice(fates) for calls, fates in theme.sore}
+        self.sore_host = rng.choice([*hosts, ""])  # the only one that it hurts; "" for all
         self.on = True
         self.pains = PAINS
 
     def __str__(self) -> str:
         rates = {kind: rate for kind, rate in self.rates.items() if rate}
-        return f"theme {self.theme!r}, rates {rates}, sore {self.sore}"
+        return f"theme {self.theme!r}, rates {rates}, sore {self.sore} on {self.sore_host or 'all'}"
 
     def strikes(self, kind: str) -> bool:
         """Whether it happens now."""
         rate = self.rates[kind]
         return self.on and rate > 0 and self.rng.random() < rate
 
-    def hurts(self, call: str, when: str) -> str | None:
-        """The fate of a call at a sore spot, if it strikes now."""
-        fate = self.sore.get(call)
-        if fate is None or not self.on or not self.pains or self.rng.random() > SORE:
+    def hurts(self, host: str, call: str, when: str) -> str | None:
+        """The fate of a host's call at a sore spot, if it strikes now."""
+        fate = self.sore.get(call) if self.on and host.startswith(self.sore_host) else None
+        if fate is None or not self.pains or self.rng.random() > SORE:
             return None
         after = fate.endswith("after") or fate == "answer lost"
         if after != (when == "after"):

@@ -23,6 +23,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.host import Death, Host
 from tests.simulation.watch import Violation, Watch
 
+HOSTS = ["host1", "host2"]
 DEPTH = 3  # how many events may lie inside each other
 TROUBLED = 90.0  # virtual seconds in which tenants ask and things go wrong
 CONVERGED = 20 * 60.0  # virtual seconds in which all must be at rest afterwards
@@ -52,10 +53,10 @@ class Simulation:
         self.clock = FakeClock()
         self.began = self.clock.time
         self.lines: list[str] = []
-        self.faults = Faults(rng)
+        self.faults = Faults(rng, HOSTS)
         self.depth = 0
         self.broker = Broker(self.faults, self.clock.now, self.log)
-        self.control = ControlPlane(["host1", "host2"], rng, self.clock.now, self.broker.cast)
+        self.control = ControlPlane(HOSTS, rng, self.clock.now, self.broker.cast)
         self.ports = root / "ports"
         self.watcher = Watch(self)
         self.hosts: list[Host] = []
@@ -153,11 +154,10 @@ class Simulation:
         """A call from a process of a host passes here before and after its effect."""
         host.must_live(life)
         call = f"{port}.{method}"
-        fate = self.faults.hurts(call, when) or ""
+        fate = self.faults.hurts(host.name, call, when) or ""
         if self.depth < DEPTH and ("interleave" in fate or self.faults.strikes("interleave")):
             self.log(f"meanwhile, {when} {host.name}: {call}")
-            for _ in range(self.rng.choice((1, 3, 10)) if fate else 1):
-                self.tick(until=self.clock.time + (1 if fate else 0))
+            self._meanwhile(bool(fate))
             host.must_live(life)
         if when == "before" and self.faults.strikes("slow"):
             self.sleep(self.rng.choice((0.1, 1, 5)))
@@ -171,6 +171,15 @@ class Simulation:
         if error is not None:
             self.log(f"{host.name}: {call} {when}: {error}")
             raise error
+
+    def _meanwhile(self, much: bool) -> None:
+        """Others get a turn; or much happens, a tenant's wish among it."""
+        if not much:
+            self.tick(until=self.clock.time)
+            return
+        self._ask()
+        for _ in range(self.rng.choice((3, 10, 20))):
+            self.tick(until=self.clock.time + 1)
 
     def watch(self, host: Host, what: str, uuid: str, power: int | None) -> None:
         """An agent is about to do something to a guest."""

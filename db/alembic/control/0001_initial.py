@@ -202,7 +202,7 @@ networks = table(
     text("kind", 16, nullable=False), text("source", nullable=False),
     text("cidr", 64, nullable=False), text("gateway", 45), json("dns"),
     flag("dhcp", True), number("mtu"), text("status", 16, nullable=False),
-    soft_delete=False,
+    text("last_address", 45), soft_delete=False,
 )
 
 ports = table(
