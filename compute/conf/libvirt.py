@@ -40,7 +40,7 @@ OPTS = [
     ),
     cfg.IntOpt(
         "call_workers",
-        default=8,
+        default=4,
         min=1,
         help="How many calls to libvirt may run at once, each in a native thread. libvirtd takes "
         "max_client_requests of them from one client, 5 unless its configuration says otherwise "

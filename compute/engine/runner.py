@@ -144,7 +144,10 @@ class Runner:
         if again or self.run.committed:
             return self._again(error)
         LOG.warning("%s %s is undone: %s", row.verb, row.id, error)
-        self._set(state=rows.UNDOING, error=error.to_dict(), attempts=0, message=str(error))
+        told = error.to_dict()
+        told["now"] = told["now"] or "What it had begun is undone."
+        told["next"] = told["next"] or "Mend the cause, then ask again; the agent's log has more."
+        self._set(state=rows.UNDOING, error=told, attempts=0, message=str(error))
         return 0
 
     def _again(self, error: MagnetarError) -> float:

@@ -155,12 +155,12 @@ def network_requests(prim: Primitive | None) -> tuple[NetworkRequest, ...]:
 
 def injected_files(value: Any) -> list[list[str]]:
     """Injected files as [[path, base64 text]]. Raises Refused when one is not base64."""
-    files = [list(pair) for pair in value or ()]
-    for pair in files:
-        try:
-            base64.b64decode(pair[1], validate=True)
-        except (binascii.Error, IndexError, TypeError, ValueError) as error:
-            raise malformed("An injected file is not a [path, base64] pair.") from error
+    try:
+        files = [[path, text] for path, text in value or ()]
+        for _, text in files:
+            base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise malformed("An injected file is not a [path, base64] pair.") from error
     return files
 
 

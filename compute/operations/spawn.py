@@ -7,15 +7,15 @@ from typing import Any
 
 from compute.engine.operation import Operation
 from compute.engine.run import Run
-from compute.engine.step import Probe, Step
-from compute.errors import MagnetarError, Refused
+from compute.engine.step import Step
+from compute.errors import MagnetarError, Refused, Unknown
 from compute.model import states, wire
 from compute.rpc.primitives import data
 from compute.steps.claim import Claim
 from compute.steps.disks import Disks, Image
 from compute.steps.domain import Domain, PowerOn
 from compute.steps.ports import DeviceNames, Ports
-from compute.steps.record import Event, Fault, Finish, Record, publish, utc
+from compute.steps.record import Event, Fault, Finish, Record, utc
 
 TASKS = [states.SCHEDULING, states.NETWORKING, states.BLOCK_DEVICE_MAPPING, states.SPAWNING, None]
 # Trying another host would not help.
@@ -39,36 +39,48 @@ class Spawned(Record):
 
 
 class Handback(Step):
-    """handback: give the build back to be tried elsewhere, or put the guest in error."""
+    """handback: give the build back to be tried elsewhere, or put the guest in error.
+
+    The message may have reached two hosts, or this word of ours may have been heard already: a
+    guest that another host has, or that is no longer being built, is left alone.
+    """
 
     name = "handback"
     attempts = 1_000_000
 
-    def probe(self, run: Run) -> Probe:
-        """YES when the build went on without us since: another host has it, it ended, or the guest
-        was deleted."""
-        try:
-            fields = data(run.world.conductor.instance(run.context, run.row.guest))
-        except Refused as error:
-            if error.code != "guest_not_found":
-                raise
-            return Probe.YES
-        elsewhere = fields.get("host") not in (None, run.world.host)
-        ended = can_reschedule(run) and fields.get("vm_state") != states.BUILDING
-        return Probe.YES if elsewhere or ended else Probe.NO
-
     def do(self, run: Run) -> None:
+        fields = self.ours(run)
+        if fields is None:
+            return
         again = can_reschedule(run)
-        kept = data(run.instance).get("system_metadata") or {}
         changes = {
             "host": None, "node": None, "compute_id": None, "availability_zone": None,
-            "launched_on": None, "system_metadata": {**kept, "network_allocated": "False",
-                                                     "boot_roles": roles(run)},
+            "launched_on": None, "system_metadata": {
+                **(fields.get("system_metadata") or {}), "network_allocated": "False",
+                "boot_roles": roles(run)},
             "vm_state": states.BUILDING if again else states.ERROR,
             "task_state": states.SCHEDULING if again else None,
         }
-        if publish(run, changes, TASKS) and again:
+        try:
+            run.save(changes, expected_task_state=[fields.get("task_state")],
+                     expected_vm_state=[states.BUILDING])
+        except Refused as error:
+            raise Unknown(f"Guest {run.row.guest} changed while its build was handed back.",
+                          next="It is looked at again.", code="changed") from error
+        if again:
             run.world.conductor.build_instances(run.context, **reschedule_args(run))
+
+    def ours(self, run: Run) -> Mapping[str, Any] | None:
+        """The guest's record as it is now, None if it is not for us to change."""
+        try:
+            run.instance = run.world.conductor.instance(run.context, run.row.guest)
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return None
+        fields = data(run.instance)
+        building = fields.get("vm_state") == states.BUILDING and fields.get("task_state") in TASKS
+        return fields if building and fields.get("host") in (None, run.world.host) else None
 
 
 def roles(run: Run) -> str:

@@ -37,7 +37,10 @@ class Admission(Step):
             raise
         fresh = data(run.instance)
         if fresh.get("deleted"):
-            return {"gone": True}
+            if self.if_gone:
+                return {"gone": True}
+            raise Refused(f"Guest {run.row.guest} is deleted.", now="Nothing was done.",
+                          code="guest_not_found")
         if fresh.get("task_state") != sent.get("task_state"):
             raise Refused(
                 f"The request to {run.row.verb} guest {run.row.guest} is stale: it was sent while "

@@ -13,6 +13,7 @@ from compute.model.wire import NO_FLAVOR
 from compute.steps.disks import with_nics
 
 OFF = (states.SHUTDOWN, states.CRASHED, states.NOSTATE)
+ASK_AGAIN_SECONDS = 10.0  # a guest that was still booting did not hear the first request
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
 
 
@@ -123,8 +124,12 @@ class Shutdown(Step):
         if seconds <= 0:
             return {"clean": False}
         run.say(f"waiting up to {seconds:g} s for the guest to shut down")
-        run.world.driver.shutdown(run.row.guest)
-        run.wait(lambda: power(run) in (*OFF, None) or bool(run.signals.abort), seconds)
+        end = run.world.clock.now() + seconds
+        while (left := end - run.world.clock.now()) > 0:
+            run.world.driver.shutdown(run.row.guest)
+            if run.wait(lambda: power(run) in (*OFF, None) or bool(run.signals.abort),
+                        min(ASK_AGAIN_SECONDS, left)):
+                break
         return {"clean": power(run) in (*OFF, None)}
 
     def seconds(self, run: Run) -> float:

@@ -26,6 +26,9 @@ class Ports(Step):
         requests = wanted(run)
         nics = run.world.networks.allocate(run.context, run.row.guest, requests) \
             if requests else ()
+        if nics:  # what has to be unplugged, should the record of this step be lost
+            run.world.journal.claim("ports", run.row.guest, run.row.guest, run.row.id,
+                                    {"nics": [asdict(nic) for nic in nics]})
         for nic in nics:
             run.world.driver.plug(run.guest, nic)
             if nic.kind == "network":
@@ -83,11 +86,15 @@ def remove_ports(run: Run) -> None:
 
 
 def nics_of(run: Run) -> tuple[Nic, ...]:
-    """The guest's NICs: as this operation allocated them, else as the control plane shows."""
+    """The guest's NICs: as this operation allocated them, else as the control plane shows them,
+    else as an earlier operation claimed them."""
     plain = run.outcome("ports")
     if plain:
         return tuple(Nic.from_plain(p) for p in plain)
-    return run.guest.nics
+    if run.guest.nics:
+        return run.guest.nics
+    claims = run.world.journal.claims(kind="ports", guest=run.row.guest)
+    return tuple(Nic.from_plain(p) for claim in claims for p in claim.data.get("nics", ()))
 
 
 def root_device(run: Run) -> str:

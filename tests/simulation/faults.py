@@ -16,11 +16,11 @@ MIXTURE: dict[str, tuple[float, ...]] = {
     "conductor unreachable": (0, 0, 0.02, 0.05), "conductor answer lost": (0, 0, 0.02, 0.05),
     "conductor failed": (0, 0, 0.003, 0.01),
     "networks unreachable": (0, 0, 0.05), "networks answer lost": (0, 0, 0.05),
-    "networks failed": (0, 0, 0.01),
+    "networks failed": (0, 0, 0.01), "journal full": (0, 0, 0, 0.003, 0.02),
 }
 # event: how often it may happen in a run
 EVENTS: dict[str, tuple[int, ...]] = {
-    "create": (1, 2, 3), "ask": (4, 6, 8), "kill": (0, 0, 1, 3), "boot": (0, 0, 1),
+    "create": (2, 3), "ask": (5, 8, 12), "kill": (0, 0, 1, 3), "boot": (0, 0, 1),
     "virsh": (0, 0, 1, 2), "park": (0, 0, 1), "abort": (0, 0, 0, 1),
     "conductor away": (0, 0, 1), "driver away": (0, 0, 1),
 }
@@ -57,13 +57,13 @@ class Theme:
 THEMES: dict[str, Theme] = {
     "all sorts": Theme(sore=((CALLS, FATES),)),
     "sore spots": Theme(sore=((CALLS, FATES),) * 3),
-    "builds fail": Theme(events={"create": 3, "ask": 2}, sore=(
+    "builds fail": Theme(events={"create": 4, "ask": 3}, sore=(
         (BUILDING, ("failed",)), (HANDING_ON, HAND_OVER))),
     "stale casts": Theme({"lose": 0.3, "late": 0.6, "repeat": 0.3},
-                         {"create": 1, "ask": 14, "boot": 0}),
-    "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 3, "ask": 3}, (
+                         {"create": 1, "ask": 20, "boot": 0}),
+    "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 4, "ask": 4}, (
         (("conductor.save",), FATES[2:]),)),
-    "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 6}, (
+    "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 10}, (
         (LOOKING, FATES[6:]),) * 2),
     "restless": Theme({"kill": 0.02}, {"kill": 6}),
 }

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.event import listens_for
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from compute.engine.secrets import Secrets
 from compute.engine.world import World
-from compute.errors import MagnetarError, Refused
+from compute.errors import MagnetarError
 from compute.model import states
 from compute.recovery import reconcile
 from compute.recovery.reconcile import Reconciler, restore_claims
@@ -95,12 +97,23 @@ def _empty_journal() -> sqlite3.Connection:
 
 @functools.cache
 def _engine(name: str) -> Any:
-    return open_engine("sqlite://")
+    engine = open_engine("sqlite://")
+
+    @listens_for(engine, "before_cursor_execute")
+    def _write(connection, cursor, statement, *more):
+        if statement.startswith(("INSERT", "UPDATE", "DELETE")) and _full[name]():
+            raise OperationalError(statement, None, sqlite3.OperationalError("disk is full"))
+
+    return engine
 
 
-def new_journal(name: str) -> Any:
+_full: dict[str, Callable[[], bool]] = {}  # by host: whether its journal is full now
+
+
+def new_journal(name: str, full: Callable[[], bool]) -> Any:
     """An empty journal in memory. It outlives the simulated process: each of its transactions is
     whole or not there. The engine is that of the simulation before, whose statements it knows."""
+    _full[name] = full
     engine = _engine(name)
     connection = engine.raw_connection()
     _empty_journal().backup(connection.driver_connection)
@@ -117,7 +130,7 @@ class Host:
     def __init__(self, sim: Any, name: str, root: pathlib.Path, *, obedient: bool, resume: bool):
         self.sim, self.name, self.root = sim, name, root
         self.obedient, self.resume = obedient, resume
-        self.engine = new_journal(name)
+        self.engine = new_journal(name, lambda: sim.faults.strikes("journal full"))
         self.boot_id = root / "boot_id"
         root.mkdir(parents=True)
         self.skew = 0.0
@@ -184,7 +197,7 @@ class Host:
         tracker.record = make("ComputeNode", {"id": 1, "uuid": self.name}, changes=())
         driver.watch = functools.partial(self.sim.watch, self)
         driver.hook = self._hook(self.life, "driver")
-        driver.start(self._event)
+        driver.start(self.event)
         return World(
             host=self.name, conf=conf, journal=self.journal, driver=driver, conductor=conductor,
             images=fakes.FakeImages(), inventory=tracker, clock=HostClock(self, self.life),
@@ -197,24 +210,28 @@ class Host:
         self.manager = SteppedManager(self.world(), ended=lambda row: self._dirty())
         self.reconciler = Reconciler(self.manager, CONTEXT)
         self.next_pass = self.sim.clock.time + 1
-        self._reconcile(self.reconciler.resume)
+        self._reconcile(self._resume)
+
+    def _resume(self) -> None:
+        """What the journal says is going on goes on; without a journal there is no agent."""
+        try:
+            self.reconciler.resume()
+        except SQLAlchemyError as error:
+            raise Death(self, self.life) from error
 
     def die(self) -> None:
         """SIGKILL."""
         self.manager = self.reconciler = None
         self.passing = False
 
-    def _event(self, uuid: str, what: str) -> None:
+    def event(self, uuid: str, what: str) -> None:
+        """libvirt tells that something happened to a guest."""
         if self.up:
             self.manager.wake(uuid)
             self._dirty()
 
     def _dirty(self) -> None:
         self.next_pass = min(self.next_pass, self.sim.clock.time + DIRTY_SECONDS)
-
-    def event(self, uuid: str) -> None:
-        """libvirt tells of something that the agent did not do."""
-        self._event(uuid, "stopped")
 
     # -- what it does -------------------------------------------------------------------------
     def one_pass(self) -> None:
@@ -234,7 +251,7 @@ class Host:
         self.passing = True
         try:
             work()
-        except MagnetarError as error:
+        except (MagnetarError, SQLAlchemyError) as error:
             self.sim.log(f"{self.name}: this pass is left for later: {error}")
         finally:
             reconcile.BOOT_ID = kept
@@ -248,7 +265,7 @@ class Host:
                                       body["context"]["request_id"], body["args"],
                                       body["context"])
             self.sim.log(f"{self.name}: {what} is operation {row.id[:4]}")
-        except Refused as error:
+        except MagnetarError as error:
             self.sim.log(f"{self.name}: {what} is refused: {error}")
 
     def active(self) -> list[str]:

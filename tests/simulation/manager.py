@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from compute.engine.operation import Operation
 from compute.engine.run import Run, Signals
@@ -51,18 +54,19 @@ class SteppedManager(Manager):
         try:
             runner = self._runners[operation] or self._take(operation, signals)
             delay = runner.advance() if runner is not None else None
-        except Parked:
-            delay = None
+        except (Parked, SQLAlchemyError):  # without a journal the worker stops
+            delay, runner = None, self._runners[operation]
         finally:
             self._stepping.discard(operation)
         if delay is not None:
             self._due[operation] = self.world.clock.now() + delay
             return
         del self._signals[operation], self._runners[operation], self._due[operation]
-        if runner is not None:
-            self._after(runner.run.row)
-        else:
-            self._again_if_free(operation)
+        with contextlib.suppress(SQLAlchemyError):
+            if runner is not None:
+                self._after(runner.run.row)
+            else:
+                self._again_if_free(operation)
 
     def describe(self, operation: str) -> str:
         """Where an operation is, for a log."""

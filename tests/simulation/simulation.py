@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from compute.errors import Refused
 from compute.model import states
 from compute.operator.verbs import OperatorVerbs
@@ -214,7 +216,7 @@ class Simulation:
             self.log(f"an operator stops {row.verb} {row.id[:4]} on {host.name}")
             try:
                 host.manager.abort(row.id, "an operator stopped it")
-            except Refused as error:
+            except (Refused, SQLAlchemyError) as error:
                 self.log(f"  and is refused: {error}")
 
     def _boot(self) -> None:
@@ -236,7 +238,7 @@ class Simulation:
             host.driver._write(uuid, {**host.driver._read(uuid),
                                       "power_state": states.SHUTDOWN})
             if self.rng.random() < 0.5:
-                host.event(uuid)
+                host.event(uuid, "stopped")
 
     def _outage(self, port: str) -> None:
         host = self.rng.choice(self.hosts)

@@ -25,7 +25,7 @@ class Seeds(testtools.TestCase):
         sim = Simulation(seed, root)
         try:
             sim.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told with the trace
             self.fail("\n".join([
                 *sim.lines, f"{type(error).__name__}: {error}",
                 f"Reproduce: MAGNETAR_SEED={seed} python -m testtools.run {__name__}"]))

@@ -177,9 +177,11 @@ class Networks:
         path = os.path.join(self._sys_net, nic.tap)
         if not os.path.exists(os.path.join(path, "tun_flags")):
             return
+        # Bounded by a command, since under eventlet a timeout raises another module's class.
         done = subprocess.run(
-            ["ip", "link", "delete", "dev", nic.tap], capture_output=True, text=True, timeout=30
-        )
+            ["timeout", "30", "ip", "link", "delete", "dev", nic.tap],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
         if done.returncode and os.path.exists(path):
             raise Retryable(
                 f"The tap device {nic.tap} could not be removed: {done.stderr.strip()}.",
