@@ -49,19 +49,19 @@ class Journal:
             same = self._one(connection, sa.and_(
                 table.c.verb == verb, table.c.guest == guest, table.c.request_id == request_id))
             holder = self._one(connection, table.c.lock == guest)
-            if same is None and preempts and holder is not None and holder.verb == verb:
-                same = holder  # a second delete has nothing to add to the first
-            if same is not None:
-                return same, False
             waiting = self._one(connection, sa.and_(
                 table.c.guest == guest, table.c.waits_for.is_not(None)))
-            waits = preempts or (holder is not None and nearly_over(holder))
-            blocker = waiting or (None if waits else holder)
-            if blocker is not None:
-                raise _busy(guest, blocker)
-            if holder is not None and preempts:
-                self._preempt(connection, holder, verb)
+            if same is None and preempts:  # a second delete has nothing to add to the first
+                same = next((r for r in (holder, waiting) if r and r.verb == verb), None)
+            if same is not None:
+                return same, False
+            if preempts:
+                for other in filter(None, (holder, waiting)):
+                    self._preempt(connection, other, verb)
                 holder = self._one(connection, table.c.lock == guest)
+            blocker = None if preempts else waiting or holder
+            if blocker is not None and not (blocker is holder and nearly_over(blocker)):
+                raise _busy(guest, blocker)
             now = self.now()
             values: dict[str, Any] = {
                 "id": id or str(uuid.uuid4()), "verb": verb, "guest": guest,
@@ -76,8 +76,9 @@ class Journal:
 
     def _preempt(self, connection: Connection, holder: OperationRow, verb: str) -> None:
         values: dict[str, Any] = {"abort": f"a {verb} was asked for", "updated": self.now()}
-        if holder.state == rows.NEEDS_OPERATOR:  # nobody works on it: the newcomer takes over
-            values |= {"state": rows.UNDONE, "active": False, "lock": None,
+        if holder.state == rows.NEEDS_OPERATOR or holder.waits_for:
+            # nobody works on it: the newcomer takes over
+            values |= {"state": rows.UNDONE, "active": False, "lock": None, "waits_for": None,
                        "message": f"superseded by a {verb}"}
         connection.execute(
             rows.operations.update().where(rows.operations.c.id == holder.id).values(**values))

@@ -224,6 +224,8 @@ class Simulation:
         self.log(f"{host.name} boots")
         for uuid in host.running():
             self.watcher.stopped_by_others[uuid] += 1
+            if not host.resume or host.journal.find(guest=uuid, active=True):
+                self.watcher.may_be_off.add(uuid)
         if host.up:
             self._bury(host, host.life)
         host.boot()
@@ -235,6 +237,7 @@ class Simulation:
             host, uuid = self.rng.choice(running)
             self.log(f"virsh destroy {uuid[:8]} on {host.name}")
             self.watcher.stopped_by_others[uuid] += 1
+            self.watcher.may_be_off.add(uuid)
             host.driver._write(uuid, {**host.driver._read(uuid),
                                       "power_state": states.SHUTDOWN})
             if self.rng.random() < 0.5:
@@ -255,6 +258,8 @@ class Simulation:
             legal = self.control.legal(uuid)
             verb = self.rng.choice([*legal[:-1] * 2, legal[-1]])  # deletes are rarer
             self.log(f"a tenant asks to {verb} {uuid[:8]}")
+            if verb == "stop":
+                self.watcher.may_be_off.add(uuid)
             self.control.ask(uuid, verb)
 
     # -- the whole run ------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Watch:
         self.sim = sim
         self.switched_on: Counter[str] = Counter()
         self.stopped_by_others: Counter[str] = Counter()
+        self.may_be_off: set[str] = set()  # guests that somebody had a reason to leave stopped
         self._last: dict[tuple[str, str], tuple[str, int]] = {}
 
     # -- at an effect -------------------------------------------------------------------------
@@ -105,6 +106,9 @@ class Watch:
             fields = self.sim.control.fields(uuid)
             where = [h.name for h in self.sim.hosts if uuid in h.present()]
             has = fields["vm_state"] in HAS_DISKS
+            if fields["vm_state"] == states.STOPPED and uuid not in self.may_be_off \
+                    and not self._gave_up(uuid):
+                found.append(f"P5: {uuid[:8]} is stopped and nobody asked for it")
             if (has and where != [fields["host"]]) or (not has and where not in (
                     [], [fields["host"]])):
                 found.append(f"{uuid[:8]} is {fields['vm_state']} on {fields['host']}, and "
@@ -114,6 +118,11 @@ class Watch:
         if ports != placed:
             found.append(f"ports of {sorted(ports)}, guests {sorted(placed)}")
         return found
+
+    def _gave_up(self, uuid: str) -> bool:
+        """Whether an operation that would have let a guest run was undone."""
+        return any(row.state == rows.UNDONE and row.verb in ("start", "reboot")
+                   for host in self.sim.hosts for row in host.journal.find(guest=uuid))
 
     def _host_at_rest(self, host: Host) -> list[str]:
         seen = observe(host.manager.world, CONTEXT)

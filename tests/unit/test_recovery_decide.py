@@ -1,0 +1,249 @@
+"""The tables of verdicts, walked through in every combination of facts."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import testtools
+
+from compute.model import states
+from compute.model.guest import GuestState
+from compute.recovery import decide
+from compute.recovery.decide import Act, of_guest, of_operation
+from compute.recovery.observe import Fact, GuestFacts
+from compute.rpc.primitives import make
+from db.journal import OperationRow, rows
+from db.journal.rows import Claim
+
+UUID = "aaaaaaaa-0000-4000-8000-000000000001"
+# What each row of the tables makes reconcile do: whoever changes a row has to change it here too.
+ROWS = {
+    "operator": Act.LEAVE, "undoing": Act.CONTINUE, "committed": Act.CONTINUE,
+    "aborted": Act.ROLLBACK, "deleted": Act.ROLLBACK, "restarts": Act.ROLLBACK,
+    "resume": Act.CONTINUE, "blind": Act.WAIT, "no-record": Act.WAIT,
+    "deleted-behind-us": Act.REAP, "deleted-disks": Act.REAP, "unclaimed": Act.REPORT,
+    "fresh-task": Act.WAIT, "lost-cast": Act.ADOPT, "unsupported-task": Act.ADOPT,
+    "lost-build": Act.FAIL, "foreign-task": Act.REPORT, "host-boot": Act.START,
+    "missing-domain": Act.REPORT, "stopped-itself": Act.SYNC, "power-state": Act.SYNC,
+    "settled": Act.NOTHING,
+}
+DESTRUCTIVE = (Act.REAP, Act.ROLLBACK, Act.FAIL)
+DEEDS = (*DESTRUCTIVE, Act.ADOPT, Act.SYNC, Act.START)
+POWERS = (states.NOSTATE, states.RUNNING, states.POWER_PAUSED, states.SHUTDOWN, states.CRASHED,
+          states.POWER_SUSPENDED)
+TASKS = (None, states.SCHEDULING, states.NETWORKING, states.SPAWNING, states.DELETING,
+         states.POWERING_OFF, states.POWERING_ON, states.REBOOTING, states.REBOOT_STARTED_HARD,
+         "pausing", "resize_prep")
+VM_STATES = (states.BUILDING, states.ACTIVE, states.STOPPED, states.ERROR)
+UNKNOWN = object()
+
+
+def declared_rows() -> set[str]:
+    """The names of all rows in the source of the tables."""
+    found = set()
+    for node in ast.walk(ast.parse(inspect.getsource(decide))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Verdict":
+            name = node.args[1]
+            if not isinstance(name, ast.Constant):
+                raise AssertionError(f"line {node.lineno}: a row's name has to be a literal")
+            found.add(name.value)
+    return found
+
+
+def fact(value: object, source: str = "hypervisor") -> Fact:
+    if value is UNKNOWN:
+        return Fact(None, False, source, 1.0, "it does not answer")
+    return Fact(value, True, source, 1.0)
+
+
+def domain(power: int) -> GuestState:
+    return GuestState(UUID, "instance-1", power, reason="why")
+
+
+def record(vm_state: str = states.ACTIVE, task: str | None = None,
+           power: int = states.RUNNING) -> dict:
+    return make("Instance", {"uuid": UUID, "vm_state": vm_state, "task_state": task,
+                             "power_state": power}, changes=())
+
+
+def guest(dom: object = None, disks: object = True, rec: object = None, deleted: object = False,
+          claims: bool = True) -> GuestFacts:
+    claim = Claim("domain", UUID, UUID, "op", {}, 1.0)
+    return GuestFacts(UUID, fact(dom), fact(disks, "disks"), fact(rec, "control plane"),
+                      fact(deleted, "control plane"), None, (claim,) if claims else ())
+
+
+def worlds(records: list) -> Iterator[GuestFacts]:
+    """Every combination of facts about one guest."""
+    domains = [UNKNOWN, None, *map(domain, POWERS)]
+    bits = (UNKNOWN, True, False)
+    for dom, disks, rec, deleted, claims in itertools.product(
+            domains, bits, records, bits, (True, False)):
+        yield guest(dom, disks, rec, deleted, claims)
+
+
+def operation(**values: object) -> OperationRow:
+    plain = {
+        "id": "op", "verb": "start", "guest": UUID, "request_id": "req", "state": rows.RUNNING,
+        "active": True, "lock": UUID, "waits_for": None, "request": {}, "step": "domain",
+        "steps_done": 1, "steps_total": 3, "attempts": 0, "restarts": 0, "abort": None,
+        "error": None, "verdict": None, "message": None, "created": 1.0, "updated": 1.0,
+        "deadline": None, "retry_at": None,
+    }
+    return OperationRow(**{**plain, **values})
+
+
+class GuestTableTest(testtools.TestCase):
+    """Guests that nobody works on."""
+
+    def test_every_row_is_reached_and_none_other(self):
+        reached = {}
+        records = [UNKNOWN, None, *(record(v, t, p) for v, t, p in itertools.product(
+            VM_STATES, TASKS, (states.NOSTATE, states.RUNNING, states.SHUTDOWN)))]
+        flags = list(itertools.product((False, True), repeat=3))
+        for facts in worlds(records):
+            for rebooted, resume, waited in flags:
+                verdict = of_guest(facts, rebooted=rebooted, resume=resume, waited=waited)
+                if verdict.row not in reached:
+                    reached[verdict.row] = verdict.act
+                self.check(facts, verdict, waited)
+        for committed, row, facts in OperationTableTest.combinations():
+            verdict = of_operation(row, committed, facts)
+            reached.setdefault(verdict.row, verdict.act)
+        self.assertEqual(declared_rows(), set(reached))
+        self.assertEqual(ROWS, reached)
+
+    def check(self, facts: GuestFacts, verdict: decide.Verdict, waited: bool) -> None:
+        """The rules that may not be broken, for one verdict."""
+        if verdict.act is not ROWS[verdict.row]:
+            self.fail(f"row {verdict.row} has two acts")
+        seen = facts.domain.known and facts.disks.known and facts.record.known
+        if verdict.act in DEEDS and not seen:
+            self.fail(f"{verdict} on an unknown fact: {facts}")
+        if verdict.act is Act.REAP and not (facts.deleted.known and facts.deleted.value is True
+                                            and facts.record.value is None):
+            self.fail(f"{verdict} without the control plane's word: {facts}")
+        if verdict.act in (Act.ADOPT, Act.FAIL) and not waited:
+            self.fail(f"{verdict}, and the message may be on its way: {facts}")
+        if not verdict.reason:
+            self.fail(f"{verdict} has no reason")
+        if verdict.act is Act.SYNC:
+            self.check_sync(facts, verdict)
+
+    def check_sync(self, facts: GuestFacts, verdict: decide.Verdict) -> None:
+        """What is saved is what was seen, and afterwards there is nothing left to be saved."""
+        changes = decide.power_changes(facts)
+        self.assertEqual(facts.domain.value.power_state, changes["power_state"])
+        stopped = changes.get("vm_state") == states.STOPPED
+        self.assertEqual(verdict.row == "stopped-itself", stopped)
+        saved = make("Instance", {**facts.fields, **changes}, changes=())
+        after = of_guest(replace(facts, record=fact(saved, "control plane")), rebooted=False,
+                         resume=False, waited=False)
+        self.assertEqual("settled", after.row)
+
+    def verdict(self, facts, *, rebooted=False, resume=False, waited=True):
+        found = of_guest(facts, rebooted=rebooted, resume=resume, waited=waited)
+        return found.row, found.verb
+
+    def test_lost_messages_by_their_task(self):
+        for task, verb in ((states.DELETING, "delete"), (states.POWERING_OFF, "stop"),
+                           (states.POWERING_ON, "start"), (states.REBOOTING, "reboot"),
+                           (states.REBOOT_PENDING, "reboot"), (states.REBOOT_STARTED, "reboot"),
+                           (states.REBOOTING_HARD, "reboot"),
+                           (states.REBOOT_PENDING_HARD, "reboot"),
+                           (states.REBOOT_STARTED_HARD, "reboot")):
+            facts = guest(domain(states.RUNNING), rec=record(task=task))
+            self.assertEqual(("lost-cast", verb), self.verdict(facts))
+            self.assertEqual(("fresh-task", verb), self.verdict(facts, waited=False))
+        for task in decide.UNSUPPORTED_TASKS:
+            facts = guest(domain(states.RUNNING), rec=record(task=task))
+            self.assertEqual(("unsupported-task", "unsupported"), self.verdict(facts))
+
+    def test_a_build_that_no_host_has_is_the_control_planes_affair(self):
+        facts = guest(None, False, record(states.BUILDING, states.SCHEDULING))
+        self.assertEqual(("foreign-task", ""), self.verdict(facts))
+
+    def test_a_guest_is_started_after_a_host_boot_only_if_it_ran_and_may(self):
+        facts = guest(domain(states.SHUTDOWN), rec=record())
+        self.assertEqual("host-boot", self.verdict(facts, rebooted=True, resume=True)[0])
+        self.assertEqual("stopped-itself", self.verdict(facts, rebooted=True)[0])
+        self.assertEqual("stopped-itself", self.verdict(facts, resume=True)[0])
+        without = replace(facts, disks=fact(False, "disks"))
+        self.assertEqual("stopped-itself",
+                         self.verdict(without, rebooted=True, resume=True)[0])
+        stopped = guest(domain(states.SHUTDOWN), rec=record(states.STOPPED, None, states.SHUTDOWN))
+        self.assertEqual("settled", self.verdict(stopped, rebooted=True, resume=True)[0])
+
+    def test_a_hypervisor_that_does_not_say_a_state_stops_nobody(self):
+        facts = guest(domain(states.NOSTATE), rec=record())
+        self.assertEqual("power-state", self.verdict(facts)[0])
+        self.assertNotIn("vm_state", decide.power_changes(facts))
+
+    def test_a_domain_that_nobody_knows_is_reported(self):
+        self.assertEqual(("unclaimed", ""), self.verdict(guest(domain(states.RUNNING))))
+
+    def test_disks_of_a_deleted_guest_while_the_hypervisor_is_silent(self):
+        facts = guest(UNKNOWN, True, None, True, claims=False)
+        self.assertEqual(("blind", ""), self.verdict(facts))
+
+
+class OperationTableTest(testtools.TestCase):
+    """Operations that have no worker."""
+
+    @staticmethod
+    def combinations() -> Iterator[tuple[bool, OperationRow, GuestFacts]]:
+        """Every combination of an operation and facts."""
+        facts = list(worlds([UNKNOWN, None, record()]))
+        for state, verb, abort, restarts, committed, step in itertools.product(
+                (rows.ACCEPTED, rows.RUNNING, rows.UNDOING, rows.CONCLUDING, rows.NEEDS_OPERATOR),
+                ("start", "delete", "reap"), (None, "an operator stopped it"),
+                (0, decide.MOST_RESTARTS + 1), (False, True), (None, "domain")):
+            row = operation(state=state, verb=verb, abort=abort, restarts=restarts, step=step)
+            for one in facts:
+                yield committed, row, one
+
+    def test_the_rules(self):
+        for committed, row, facts in self.combinations():
+            verdict = of_operation(row, committed, facts)
+            if verdict.act is not ROWS[verdict.row]:
+                self.fail(f"row {verdict.row} has two acts")
+            if verdict.act is not Act.ROLLBACK:
+                continue
+            if not (facts.domain.known and facts.disks.known):
+                self.fail(f"{verdict} on an unknown fact: {facts}")
+            if committed or row.state not in (rows.ACCEPTED, rows.RUNNING):
+                self.fail(f"{verdict} past the point of no return: {row}")
+            if verdict.row == "deleted" and not (facts.deleted.known and facts.deleted.value):
+                self.fail(f"{verdict} without the control plane's word: {facts}")
+
+    def verdict(self, committed=False, facts=None, **values):
+        facts = facts or guest(domain(states.RUNNING), rec=record())
+        return of_operation(operation(**values), committed, facts)
+
+    def test_each_row(self):
+        deleted = guest(domain(states.RUNNING), True, None, True)
+        for row, verdict in (
+                ("operator", self.verdict(state=rows.NEEDS_OPERATOR, message="look")),
+                ("undoing", self.verdict(state=rows.UNDOING)),
+                ("undoing", self.verdict(state=rows.CONCLUDING)),
+                ("committed", self.verdict(True, abort="too late")),
+                ("aborted", self.verdict(abort="an operator stopped it")),
+                ("deleted", self.verdict(facts=deleted)),
+                ("resume", self.verdict(facts=deleted, verb="delete")),
+                ("resume", self.verdict(facts=deleted, verb="reap")),
+                ("blind", self.verdict(facts=guest(UNKNOWN))),
+                ("blind", self.verdict(facts=guest(None, UNKNOWN), abort="stop")),
+                ("restarts", self.verdict(restarts=decide.MOST_RESTARTS + 1)),
+                ("resume", self.verdict(restarts=decide.MOST_RESTARTS)),
+                ("resume", self.verdict(step=None))):
+            self.assertEqual(row, verdict.row, verdict)
+
+    def test_reasons_name_the_step_and_the_cause(self):
+        self.assertIn("step domain", self.verdict().reason)
+        self.assertIn("its first step", self.verdict(step=None).reason)
+        self.assertIn("stopped it", self.verdict(abort="an operator stopped it").reason)
+        self.assertIn("it does not answer", self.verdict(facts=guest(UNKNOWN)).reason)
