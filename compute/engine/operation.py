@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from compute.engine.run import Run
 
 
+# The control plane changed the guest meanwhile, deletes it, or has it no more.
+OVERTAKEN = frozenset({"stale", "guest_not_found", "deleting"})
+
+
 class Operation:
     """Base of all verbs.
 
@@ -27,6 +31,8 @@ class Operation:
     steps: tuple[Step, ...] = ()
     final = ""
     conclusion: tuple[Step, ...] = ()
+    # Codes of errors after which nobody waits for a word of ours.
+    silent: frozenset[str] = frozenset()
     preempts = False  # whether it makes the guest's running operation abort
 
     def seconds(self, conf: Any) -> float | None:
@@ -41,8 +47,8 @@ class Operation:
         """Raise Refused if the request cannot be understood. Touches nothing."""
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        """Which conclusion steps to run for this error; all of them by default."""
-        return self.conclusion
+        """Which conclusion steps to run for this error: all of them, unless it is a silent one."""
+        return () if error.code in self.silent else self.conclusion
 
     def undoable(self) -> tuple[Step, ...]:
         """The steps before the point of no return."""

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from compute.engine.operation import Operation
-from compute.engine.run import Run
-from compute.engine.step import Step
-from compute.errors import MagnetarError
 from compute.model import wire
 from compute.steps.admission import Admission
 from compute.steps.claim import Release
@@ -36,10 +33,8 @@ class Delete(Operation):
     )
     final = "off"
     conclusion = (Finish(),)
+    silent = frozenset({"stale"})
     preempts = True
 
     def check(self, request: Mapping[str, Any]) -> None:
         wire.instance_of(request["args"])
-
-    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        return () if error.code == "stale" else self.conclusion

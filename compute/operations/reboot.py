@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compute.engine.operation import Operation
+from compute.engine.operation import OVERTAKEN, Operation
 from compute.engine.run import Run
 from compute.engine.step import Step
-from compute.errors import MagnetarError, Refused
+from compute.errors import Refused
 from compute.model import states, wire
-from compute.operations.start import SILENT
 from compute.steps.admission import Admission
 from compute.steps.disks import DisksPresent
 from compute.steps.domain import Domain, PowerOff, PowerOn, Shutdown
@@ -56,15 +55,13 @@ class Reboot(Operation):
     )
     final = "record"
     conclusion = (Fault(), Restore(TASKS, error_unless_running=True), Finish())
+    silent = OVERTAKEN
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]
         wire.instance_of(args)
         if args.get("reboot_type") not in ("SOFT", "HARD"):
             raise wire.malformed("Argument 'reboot_type' has to be SOFT or HARD.")
-
-    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        return () if error.code in SILENT else self.conclusion
 
 
 def is_reboot(fields: Mapping[str, Any]) -> str | None:

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compute.engine.operation import Operation
-from compute.engine.run import Run
-from compute.engine.step import Step
-from compute.errors import MagnetarError
+from compute.engine.operation import OVERTAKEN, Operation
 from compute.model import states, wire
 from compute.steps.admission import Admission
 from compute.steps.disks import DisksPresent
 from compute.steps.domain import Domain, PowerOn
 from compute.steps.ports import Plug
 from compute.steps.record import Event, Fault, Finish, Record, Restore
-
-SILENT = ("stale", "guest_not_found", "deleting")
 
 
 class Start(Operation):
@@ -36,9 +31,7 @@ class Start(Operation):
     )
     final = "record"
     conclusion = (Fault(), Restore([states.POWERING_ON]), Finish())
+    silent = OVERTAKEN
 
     def check(self, request: Mapping[str, Any]) -> None:
         wire.instance_of(request["args"])
-
-    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        return () if error.code in SILENT else self.conclusion

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compute.engine.operation import Operation
-from compute.engine.run import Run
-from compute.engine.step import Step
-from compute.errors import MagnetarError
+from compute.engine.operation import OVERTAKEN, Operation
 from compute.model import states, wire
-from compute.operations.start import SILENT
 from compute.steps.admission import Admission
 from compute.steps.domain import PowerOff, Shutdown
 from compute.steps.record import Event, Fault, Finish, Record, Restore
@@ -33,12 +29,10 @@ class Stop(Operation):
     )
     final = "record"
     conclusion = (Fault(), Restore(TASKS), Finish())
+    silent = OVERTAKEN
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]
         wire.instance_of(args)
         if not isinstance(args.get("clean_shutdown", True), bool):
             raise wire.malformed("Argument 'clean_shutdown' has to be true or false.")
-
-    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        return () if error.code in SILENT else self.conclusion

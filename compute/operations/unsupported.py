@@ -12,7 +12,7 @@ from typing import Any
 from compute.engine.operation import Operation
 from compute.engine.run import Run
 from compute.engine.step import Step
-from compute.errors import MagnetarError, Refused
+from compute.errors import Refused
 from compute.model.wire import instance_of
 from compute.rpc.primitives import data
 from compute.steps.record import Event, Fault, Finish, publish
@@ -56,6 +56,3 @@ class Unsupported(Operation):
 
     def event_name(self, request: Mapping[str, Any]) -> str:
         return f"compute_{request['args']['method']}"
-
-    def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        return self.conclusion

@@ -10,6 +10,7 @@ import pathlib
 import threading
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -222,6 +223,7 @@ def _held(facts: GuestFacts) -> dict[str, Mapping[str, Any]]:
     held: dict[str, Mapping[str, Any]] = {
         "resources": need(size), "disks": {},
         "domain": {"generation": domain.generation, "name": domain.name}}
-    if nics(facts.fields):
-        held["ports"] = {}
+    ports = nics(facts.fields)
+    if ports:
+        held["ports"] = {"nics": [asdict(nic) for nic in ports]}
     return held

@@ -37,7 +37,7 @@ class Method:
     optional: tuple[str, ...] = ()
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Raise Refused(code='bad_request') when arguments are missing, unknown or mistyped."""
+        """Raise Refused(code='bad_request') when arguments are missing or unknown."""
         missing = [name for name in self.args if name not in given]
         unknown = [name for name in given if name not in (*self.args, *self.optional)]
         if missing or unknown:
@@ -47,6 +47,9 @@ class Method:
             if unknown:
                 parts.append(f"has no argument {', '.join(unknown)}")
             raise malformed(f"The call of {self.name} {' and '.join(parts)}.")
+
+    def check_types(self, given: Mapping[str, Any]) -> None:
+        """Raise Refused(code='bad_request') when an argument is of a type that it cannot have."""
         for name, value in given.items():
             if not isinstance(value, TYPES.get(name, (object,))):
                 raise malformed(f"Argument '{name}' of {self.name} cannot be "

@@ -102,6 +102,7 @@ def _endpoint_method(handlers: Handlers, method: Method) -> Callable[..., Any]:
             method.check(args)
             values = as_dict(context)
             if own is not None:
+                method.check_types(args)
                 return own(values, args)
             return handlers.unsupported(method, values, args)
         except MagnetarError as error:

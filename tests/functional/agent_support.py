@@ -1,7 +1,7 @@
 """Whole agents on the fake driver, with an embedded control plane, over the real RPC stack.
 
-Everything runs in this process over ``fake://``, except where a process has to die: there
-:class:`Process` runs ``magnetar up`` by itself. Works with green and with native threads.
+Everything runs in this process over ``fake://``, with green or with native threads. Where a process
+has to die, see :mod:`tests.functional.agent_process`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ import itertools
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,18 +29,15 @@ from compute.rpc import primitives
 from compute.rpc.serializer import ContextSerializer, admin_context
 from compute.services.images import LocalImages
 from control import service
-from control.cli.client import Client
 from control.objects import Call
 from control.objects.instances import load
 from control.servers import SENT_ALL, C
 from db.control import instances
-from db.journal import rows
 from tests.functional.control_support import wait_until
 from virt.fake import FakeDriver
 
 HOST = "host1"
 FAR = 100_000  # seconds: a timer that no test wants to see go off
-PROJECT = pathlib.Path(__file__).resolve().parents[2]
 _exchanges = itertools.count()
 
 
@@ -164,8 +158,7 @@ class Cloud(fixtures.Fixture):
         self.transport = oslo_messaging.get_rpc_transport(cfg.CONF, "fake://")
         self.images = LocalImages(cfg.CONF.image_dir)
         self.control = service.start(cfg.CONF, self.transport, self.images)
-        self.addCleanup(self.control.stop)
-        self.addCleanup(self._stop_hosts)
+        self.addCleanup(self._stop)
         for number in range(1, self.wanted + 1):
             self.add_host(f"host{number}")
         self.prepare()
@@ -187,9 +180,13 @@ class Cloud(fixtures.Fixture):
         """The first host."""
         return self.hosts[0]
 
-    def _stop_hosts(self) -> None:
-        for host in self.hosts:
-            host.stop()
+    def _stop(self) -> None:
+        """All at once: each RPC server takes up to a second to end its threads."""
+        threads = [threading.Thread(target=one.stop) for one in (*self.hosts, self.control)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     # -- as a tenant -------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -343,76 +340,7 @@ class Gate:
         wait_until(lambda: self.reached)
 
 
-class Process(fixtures.Fixture):
-    """``magnetar up`` on the fake driver in a process that may be killed."""
-
-    def __init__(self, state: str | os.PathLike, **options: Any):
-        super().__init__()
-        self.state = pathlib.Path(state)
-        self.options = {"host": HOST, "state_path": self.state, "compute_driver": "fake",
-                        "transport_url": "fake://", "socket": f"{self.state}/s.sock", **options}
-        self.child: subprocess.Popen | None = None
-
-    def _setUp(self) -> None:
-        directory = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        self.file = directory / "magnetar.conf"
-        self.file.write_text("[DEFAULT]\n" + "".join(
-            f"{name} = {value}\n" for name, value in self.options.items()))
-        self.errors = directory / "stderr"
-        self.addCleanup(self.kill)
-
-    def start(self) -> Process:
-        """Start it; returns at once."""
-        with open(self.errors, "wb") as errors:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "control.cli.main", "up", "--config-file", str(self.file)],
-                cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        return self
-
-    def serves(self, timeout: float = 30) -> Client:
-        """Wait until it serves; returns a client of its control socket."""
-        client = Client(str(self.options["socket"]))
-
-        def serving() -> bool:
-            if self.child.poll() is not None:
-                raise AssertionError(f"it ended with {self.child.returncode}: {self.said()}")
-            try:
-                return client.health().get("status") == "serving"
-            except Exception:  # noqa: BLE001 - not there yet; the loop above has a limit
-                return False
-
-        wait_until(serving, timeout)
-        return client
-
-    def said(self) -> str:
-        """What it printed to standard error."""
-        return self.errors.read_text(errors="replace")
-
-    def ends(self, timeout: float = 30) -> int:
-        """Wait for its end; returns the exit code."""
-        deadline = time.monotonic() + timeout
-        while self.child.poll() is None:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"it does not end: {self.said()}")
-            time.sleep(0.02)
-        return self.child.returncode
-
-    def stop(self) -> int:
-        """Ask it to stop; returns the exit code."""
-        self.child.send_signal(signal.SIGTERM)
-        return self.ends()
-
-    def kill(self) -> None:
-        """Kill it at once, if it runs."""
-        if self.child is not None and self.child.poll() is None:
-            self.child.kill()
-            self.ends()
-
-
 def network_info(prim: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The NICs in an Instance's info cache."""
     cache = primitives.data(primitives.data(prim).get("info_cache"))
     return json.loads(cache.get("network_info") or "[]")
-
-
-ENDED = rows.ENDED

@@ -57,6 +57,10 @@ class StoringDriver(FakeDriver):
     def delete_disks(self, uuid):
         self.store.delete_disks(uuid)
 
+    @hooked
+    def sweep(self, in_use, max_age):
+        return self.store.sweep(in_use, max_age)
+
 
 class BadInputTest(SharedTest):
     """Asserts that a refused or failed request left nothing behind."""

@@ -16,7 +16,8 @@ from compute.errors import MagnetarError, NeedsOperator, Refused
 from compute.model import states
 from db.control import services
 from db.journal import rows
-from tests.functional.agent_support import AgentTest, Gate, Host, Process
+from tests.functional.agent_process import Process
+from tests.functional.agent_support import AgentTest, Gate, Host
 from tests.functional.control_support import wait_until
 
 NOBODY = 65534
@@ -207,7 +208,8 @@ class ProcessTest(testtools.TestCase):
         shown = self.settled(client, first)
         self.assertEqual("ACTIVE", shown["status"])
         client.call("server.stop", server=first)
-        process.kill()
+        wait_until(lambda: len(client.call("op.list", guest=first, all=True)) == 2)
+        process.kill()  # somewhere between its acceptance and its end
         client = process.start().serves()
         self.assertEqual("SHUTOFF", self.settled(client, first)["status"])
         audit = client.call("audit")

@@ -10,6 +10,8 @@ from typing import Any
 
 from tests.simulation.faults import Faults
 
+BUILDS = ("build", "spawn")  # lost and late less often: without guests there is nothing to see
+
 
 @dataclass(frozen=True)
 class Message:
@@ -32,17 +34,18 @@ class Broker:
 
     def cast(self, target: str, what: str, body: dict[str, Any]) -> None:
         """Send a message: it may be lost, or come twice, or very late."""
-        if self.faults.strikes("lose"):
+        precious = what.startswith(BUILDS) and self.faults.rng.random() < 0.8
+        if not precious and self.faults.strikes("lose"):
             self.log(f"broker loses {what} for {target}")
             return
-        self._put(target, what, body)
+        self._put(target, what, body, precious)
         if self.faults.strikes("repeat"):
-            self._put(target, f"{what} (repeated)", body)
+            self._put(target, f"{what} (repeated)", body, precious)
 
-    def _put(self, target: str, what: str, body: dict[str, Any]) -> None:
+    def _put(self, target: str, what: str, body: dict[str, Any], precious: bool) -> None:
         delay = self.faults.rng.uniform(0.01, 0.5)
-        if self.faults.strikes("late"):
-            delay = self.faults.rng.uniform(5, 90)
+        if not precious and self.faults.strikes("late"):
+            delay = self.faults.rng.uniform(3, 45)
         message = Message(self.now() + delay, next(self._numbers), target, what,
                           copy.deepcopy(body))
         self.on_their_way.append(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -60,7 +61,7 @@ class ControlPlane:
         self.state: dict[str, Any] = {"instances": {}, "events": [], "faults": [],
                                       "rescheduled": [], "bdms": {}, "nodes": {}}
         self.asked = 0
-        self.power_ons: dict[str, int] = {}  # times that a guest may be switched on, at most
+        self.asked_on: Counter[tuple[str, str]] = Counter()  # (guest, verb) that switches it on
 
     def stamp(self) -> str:
         """The time as a datetime field."""
@@ -92,12 +93,11 @@ class ControlPlane:
         return uuid
 
     def legal(self, uuid: str) -> list[str]:
-        """What the API would let a tenant do with a guest now."""
+        """What the API would let a tenant do with a guest now, besides deleting it."""
         fields = self.fields(uuid)
-        verbs = [verb for verb, (allowed, _, _) in VERBS.items()
-                 if fields["vm_state"] in allowed and fields["task_state"] is None
-                 and fields["host"] is not None]
-        return [*verbs, "delete"]
+        return [verb for verb, (allowed, _, _) in VERBS.items()
+                if fields["vm_state"] in allowed and fields["task_state"] is None
+                and fields["host"] is not None]
 
     def ask(self, uuid: str, verb: str) -> None:
         """What the API does: set the task_state, then cast."""
@@ -106,9 +106,9 @@ class ControlPlane:
             return self.delete(uuid)
         _, task, more = VERBS[verb]
         fields.update(task_state=task, updated_at=self.stamp())
-        if verb != "stop":
-            self.power_ons[uuid] = self.power_ons.get(uuid, 0) + 1
-        return self._cast(verb.removeprefix("hard-"), uuid, more)
+        verb = verb.removeprefix("hard-")
+        self.asked_on[uuid, verb] += 1
+        return self._cast(verb, uuid, more)
 
     def delete(self, uuid: str) -> None:
         fields = self.fields(uuid)
@@ -152,7 +152,7 @@ class ControlPlane:
     def _schedule(self, context: dict[str, Any], args: dict[str, Any], tried: list[str]) -> None:
         host = self.rng.choice([h for h in self.hosts if h not in tried])
         uuid = data(args["instance"])["uuid"]
-        self.power_ons[uuid] = self.power_ons.get(uuid, 0) + 1
+        self.asked_on[uuid, "spawn"] += 1
         hosts = [[h, h] for h in [*tried, host]]
         args["filter_properties"] = {"retry": {"num_attempts": len(hosts), "hosts": hosts}}
         self.cast(host, f"spawn {uuid[:8]}", {"verb": "spawn", "guest": uuid,

@@ -20,18 +20,19 @@ MIXTURE: dict[str, tuple[float, ...]] = {
 }
 # event: how often it may happen in a run
 EVENTS: dict[str, tuple[int, ...]] = {
-    "create": (2, 3), "ask": (5, 8, 12), "kill": (0, 0, 1, 3), "boot": (0, 0, 1),
-    "virsh": (0, 0, 1, 2), "park": (0, 0, 1), "abort": (0, 0, 0, 1),
+    "create": (2, 3), "ask": (5, 8, 12), "delete": (0, 1, 2), "kill": (0, 0, 1, 3),
+    "boot": (0, 0, 1), "virsh": (0, 0, 1, 2), "park": (0, 0, 1), "abort": (0, 0, 0, 1),
     "conductor away": (0, 0, 1), "driver away": (0, 0, 1),
 }
 BUILDING = ("driver.plug", "driver.fetch_image", "driver.create_disks", "driver.define",
-            "driver.power_on")
+            "driver.power_on", "driver.state")
 HANDING_ON = ("conductor.build_instances", "conductor.build_instances", "conductor.save",
               "conductor.event_finish")
+TAKING_BACK = ("driver.power_off", "driver.undefine", "driver.delete_disks",
+               "networks.deallocate")
 LOOKING = ("driver.states", "driver.guest_dirs", "conductor.instances")
 CALLS = (*BUILDING, *HANDING_ON[1:], *("driver." + method for method in (
-    "state", "states", "guest_dirs", "disks", "undefine", "power_off", "shutdown",
-    "delete_disks")),
+    "states", "guest_dirs", "disks", "undefine", "power_off", "shutdown", "delete_disks")),
     *("conductor." + method for method in (
         "instance", "instances", "deleted_among", "destroy_instance", "event_start", "fault")),
     "networks.allocate", "networks.deallocate")
@@ -58,11 +59,11 @@ THEMES: dict[str, Theme] = {
     "all sorts": Theme(sore=((CALLS, FATES),)),
     "sore spots": Theme(sore=((CALLS, FATES),) * 3),
     "builds fail": Theme(events={"create": 4, "ask": 3}, sore=(
-        (BUILDING, ("failed",)), (HANDING_ON, HAND_OVER))),
+        (BUILDING, ("failed",)), (HANDING_ON, HAND_OVER), (TAKING_BACK, FATES))),
     "stale casts": Theme({"lose": 0.3, "late": 0.6, "repeat": 0.3},
-                         {"create": 1, "ask": 20, "boot": 0}),
+                         {"create": 1, "ask": 25, "delete": 0, "boot": 0}),
     "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 4, "ask": 4}, (
-        (("conductor.save",), FATES[2:]),)),
+        (("conductor.save",), HAND_OVER), (("networks.allocate", "driver.plug"), HAND_OVER))),
     "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 10}, (
         (LOOKING, FATES[6:]),) * 2),
     "restless": Theme({"kill": 0.02}, {"kill": 6}),

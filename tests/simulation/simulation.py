@@ -78,8 +78,9 @@ class Simulation:
         rng = self.rng
 
         happenings: dict[str, Callable[[], None]] = {
-            "create": self._create, "ask": self._ask, "kill": self._kill, "boot": self._boot,
-            "virsh": self._virsh, "park": self._park, "abort": self._abort,
+            "create": self._create, "ask": self._ask, "delete": self._delete,
+            "kill": self._kill, "boot": self._boot, "virsh": self._virsh,
+            "park": self._park, "abort": self._abort,
             "conductor away": lambda: self._outage("conductor"),
             "driver away": lambda: self._outage("driver"),
         }
@@ -159,7 +160,7 @@ class Simulation:
         fate = self.faults.hurts(host.name, call, when) or ""
         if self.depth < DEPTH and ("interleave" in fate or self.faults.strikes("interleave")):
             self.log(f"meanwhile, {when} {host.name}: {call}")
-            self._meanwhile(bool(fate))
+            self._meanwhile(host if fate else None)
             host.must_live(life)
         if when == "before" and self.faults.strikes("slow"):
             self.sleep(self.rng.choice((0.1, 1, 5)))
@@ -174,13 +175,13 @@ class Simulation:
             self.log(f"{host.name}: {call} {when}: {error}")
             raise error
 
-    def _meanwhile(self, much: bool) -> None:
-        """Others get a turn; or much happens, a tenant's wish among it."""
-        if not much:
+    def _meanwhile(self, host: Host | None) -> None:
+        """Others get a turn; or much happens, a wish for a guest of the host among it."""
+        if host is None:
             self.tick(until=self.clock.time)
             return
-        self._ask()
-        for _ in range(self.rng.choice((3, 10, 20))):
+        self._ask(host, delete=self.rng.random() < 0.1)
+        for _ in range(self.rng.choice((5, 15, 25))):
             self.tick(until=self.clock.time + 1)
 
     def watch(self, host: Host, what: str, uuid: str, power: int | None) -> None:
@@ -251,16 +252,26 @@ class Simulation:
     def _create(self) -> None:
         self.log(f"a tenant creates {self.control.create()[:8]}")
 
-    def _ask(self) -> None:
-        guests = self.control.live()
-        if guests:
-            uuid = self.rng.choice(guests)
-            legal = self.control.legal(uuid)
-            verb = self.rng.choice([*legal[:-1] * 2, legal[-1]])  # deletes are rarer
-            self.log(f"a tenant asks to {verb} {uuid[:8]}")
-            if verb == "stop":
-                self.watcher.may_be_off.add(uuid)
-            self.control.ask(uuid, verb)
+    def _delete(self) -> None:
+        self._ask(delete=True)
+
+    def _ask(self, host: Host | None = None, delete: bool = False) -> None:
+        """A tenant asks for something that is legal now; for a guest of a host if one is named."""
+        guests = [u for u in self.control.live()
+                  if host is None or self.control.fields(u)["host"] == host.name]
+        if not guests:
+            return
+        uuid = self.rng.choice(guests)
+        verbs = ["delete"] if delete else self.control.legal(uuid)
+        if not verbs:
+            return  # it is busy
+        verb = self.rng.choice(verbs)
+        self.log(f"a tenant asks to {verb} {uuid[:8]}")
+        if verb == "stop":
+            self.watcher.may_be_off.add(uuid)
+        elif verb != "delete":
+            self.watcher.may_be_off.discard(uuid)
+        self.control.ask(uuid, verb)
 
     # -- the whole run ------------------------------------------------------------------------
     def run(self) -> None:

@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(self, sim: Any):
         self.sim = sim
-        self.switched_on: Counter[str] = Counter()
+        self.switched_on: Counter[tuple[str, str]] = Counter()
         self.stopped_by_others: Counter[str] = Counter()
         self.may_be_off: set[str] = set()  # guests that somebody had a reason to leave stopped
         self._last: dict[tuple[str, str], tuple[str, int]] = {}
@@ -59,11 +59,14 @@ class Watch:
         for other in self.sim.hosts:
             if other is not host and uuid in other.running():
                 raise Violation(f"P2: {uuid[:8]} runs on {other.name} and on {host.name}")
-        self.switched_on[uuid] += 1
-        limit = self.sim.control.power_ons[uuid] + self.stopped_by_others[uuid]
-        if self.switched_on[uuid] > limit:
-            raise Violation(f"P4: {uuid[:8]} is switched on {self.switched_on[uuid]} times, "
-                            f"asked for {limit} times")
+        with host.engine.connect() as connection:
+            verb = connection.execute(sa.select(rows.operations.c.verb).where(
+                rows.operations.c.lock == uuid)).scalar()
+        self.switched_on[uuid, verb] += 1
+        limit = self.sim.control.asked_on[uuid, verb] + self.stopped_by_others[uuid]
+        if self.switched_on[uuid, verb] > limit:
+            raise Violation(f"P4: a {verb} switches {uuid[:8]} on for the "
+                            f"{self.switched_on[uuid, verb]}. time, asked for {limit} times")
 
     def _tenants(self, host: Host, fields: dict[str, Any]) -> bool:
         """Whether a guest is its tenant's, who asked for nothing that would stop it here."""

@@ -9,10 +9,10 @@ import tomllib
 
 import testtools
 
+from compute.engine.operation import OVERTAKEN
 from compute.engine.step import Step
 from compute.operations import OPERATIONS
 from compute.operations.spawn import HOPELESS, NOT_OURS
-from compute.operations.start import SILENT
 from compute.recovery.decide import Act
 from control.cli.app import COMMANDS
 
@@ -129,7 +129,7 @@ class OperationsTest(testtools.TestCase):
         self.assertIn(set(HOPELESS), codes("spawn"))
         self.assertIn(set(NOT_OURS), codes("spawn"))
         for verb in ("start", "stop", "reboot"):
-            self.assertIn(set(SILENT), codes(verb), verb)
+            self.assertIn(set(OVERTAKEN), codes(verb), verb)
 
     def test_events_are_told(self):
         for verb, operation, page in self.each():

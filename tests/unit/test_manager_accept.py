@@ -191,8 +191,8 @@ class AbortTest(ManagerTest):
 
     def test_before_it_was_begun(self):
         one = self.held()
-        manager = self.manager(Verb("act", [one]), Verb("delete", [self.step("two")],
-                                                        preempts=True))
+        manager = self.manager(Verb("act", [one, self.step("never")]),
+                               Verb("delete", [self.step("two")], preempts=True))
         first = self.accept(manager)
         one.during.reached.wait(10)
         second = self.accept(manager, "delete", "req-2")
@@ -220,15 +220,6 @@ class AbortTest(ManagerTest):
         one.during.go.set()
         self.ends(row, rows.DONE)
 
-    def test_past_the_point_of_no_return_and_waiting_for_an_operator(self):
-        """Undoing it would take away what a tenant has been told that he has."""
-        steps = [self.step("one"), self.step("two", do=[NeedsOperator("Look.")])]
-        manager = self.manager(Verb("act", steps, final="one"))
-        row = self.ends(self.accept(manager), rows.NEEDS_OPERATOR)
-        error = self.refused("too_late", manager, row.id)
-        self.assertIn(f"magnetar op resolve {row.id}", error.next)
-        self.assertEqual(rows.NEEDS_OPERATOR, self.journal.get(row.id).state)
-
     def test_while_it_is_being_undone_and_after_its_end(self):
         two = self.step("two", do=[Failed("No.")])
         undoing = Hold()
@@ -250,7 +241,7 @@ class AbortTest(ManagerTest):
 class QueueTest(ManagerTest):
     def test_a_delete_goes_before_everything(self):
         one = self.held()
-        manager = self.manager(Verb("act", [one]),
+        manager = self.manager(Verb("act", [one, self.step("never")]),
                                Verb("delete", [self.step("two")], preempts=True))
         first = self.accept(manager)
         one.during.reached.wait(10)
@@ -272,29 +263,6 @@ class QueueTest(ManagerTest):
         self.ends(first, rows.DONE)
         self.ends(second, rows.DONE)
         self.assertIsNone(self.journal.get(first.id).abort)
-
-    def test_a_waiting_delete_takes_over_from_one_that_needs_an_operator(self):
-        one = self.held(do=[Failed("No.")], undo=[Failed("Stuck.")])
-        manager = self.manager(Verb("act", [one]),
-                               Verb("delete", [self.step("two")], preempts=True))
-        first = self.accept(manager, admin_password="secret-word")
-        one.during.reached.wait(10)
-        second = self.accept(manager, "delete", "req-2")
-        one.during.go.set()
-        self.ends(second, rows.DONE)
-        first = self.journal.get(first.id)
-        self.assertEqual((rows.UNDONE, "superseded by a delete"), (first.state, first.message))
-        self.assertEqual([], os.listdir(os.path.join(self.root, "secrets")))
-
-    def test_no_waiter_is_forgotten(self):
-        """The lock may be freed just when a waiter looked for it in vain."""
-        manager = self.manager(Verb("act", [self.step("one")], final="one"),
-                               Verb("delete", [self.step("two")], preempts=True))
-        for number in range(30):
-            first = manager.accept("act", f"guest-{number}", "req-1", {}, {})
-            second = manager.accept("delete", f"guest-{number}", "req-2", {}, {})
-            self.assertNotEqual(first.id, second.id)
-        wait_until(lambda: not self.journal.find(active=True), 20)
 
 
 class ParkTest(ManagerTest):
