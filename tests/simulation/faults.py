@@ -48,11 +48,13 @@ class Theme:
     """What a seed is mostly about; what it does not say is drawn from the tables above.
 
     ``sore`` are calls at which things go wrong again and again: (calls, fates) to draw from.
+    ``seconds`` is how long the trouble lasts.
     """
 
     rates: dict[str, float] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
     sore: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+    seconds: float = 90.0
 
 
 THEMES: dict[str, Theme] = {
@@ -61,12 +63,12 @@ THEMES: dict[str, Theme] = {
     "builds fail": Theme(events={"create": 4, "ask": 3}, sore=(
         (BUILDING, ("failed",)), (HANDING_ON, HAND_OVER), (TAKING_BACK, FATES))),
     "stale casts": Theme({"lose": 0.3, "late": 0.6, "repeat": 0.3},
-                         {"create": 1, "ask": 25, "delete": 0, "boot": 0}),
+                         {"create": 1, "ask": 40, "delete": 0, "boot": 0}, seconds=300),
     "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 4, "ask": 4}, (
         (("conductor.save",), HAND_OVER), (("networks.allocate", "driver.plug"), HAND_OVER))),
     "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 10}, (
         (LOOKING, FATES[6:]),) * 2),
-    "restless": Theme({"kill": 0.02}, {"kill": 6}),
+    "restless": Theme({"kill": 0.015}, {"kill": 4, "boot": 2}),
 }
 
 
@@ -80,6 +82,7 @@ class Faults:
         self.rng = rng
         self.theme = rng.choice(sorted(THEMES))
         theme = THEMES[self.theme]
+        self.seconds = theme.seconds
         self.rates = {kind: rng.choice(rates) for kind, rates in MIXTURE.items()} | theme.rates
         self.events = {what: rng.choice(counts) for what, counts in EVENTS.items()} | theme.events
         self.sore = {rng.choice(calls): rng.choice(fates) for calls, fates in theme.sore}

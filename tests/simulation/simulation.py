@@ -27,7 +27,6 @@ from tests.simulation.watch import Violation, Watch
 
 HOSTS = ["host1", "host2"]
 DEPTH = 3  # how many events may lie inside each other
-TROUBLED = 90.0  # virtual seconds in which tenants ask and things go wrong
 CONVERGED = 20 * 60.0  # virtual seconds in which all must be at rest afterwards
 PASSES = 2  # quiet passes of each agent that count as rest
 RETRY = "magnetar op resolve {} --as retry"
@@ -84,7 +83,7 @@ class Simulation:
             "conductor away": lambda: self._outage("conductor"),
             "driver away": lambda: self._outage("driver"),
         }
-        return [Event(self.began + rng.uniform(0, TROUBLED) * (what != "create" or number > 0),
+        return [Event(self.began + rng.uniform(0, self.faults.seconds) * (what != "create" or number > 0),
                       what, do)
                 for what, do in happenings.items() for number in range(self.faults.events[what])]
 
@@ -279,7 +278,7 @@ class Simulation:
 
         :raises Violation: a promise was broken.
         """
-        end = self.began + TROUBLED
+        end = self.began + self.faults.seconds
         while self.tick(until=end):
             pass
         self.converge()

@@ -112,9 +112,9 @@ class InspectTest(StorageTest):
     def test_encrypted(self):
         secret = self.file("secret", b"secret")
         path = os.path.join(self.dir, "image.qcow2")
+        # Not LUKS: to make that, qemu-img measures the CPU, which fails on a busy machine.
         qemu_img("create", "-q", "-f", "qcow2", "--object", f"secret,id=s,file={secret}",
-                 "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-                 path, "64M")
+                 "-o", "encrypt.format=aes,encrypt.key-secret=s", path, "64M")
         self.assertRefused(self.source.add(path), "encrypted")
 
     def test_header_that_qemu_img_cannot_read(self):
