@@ -40,7 +40,7 @@ FATES = ("failed", "failed", "unreachable", "answer lost", "killed before", "kil
          "interleave before", "interleave after")
 HAND_OVER = ("answer lost", "unreachable", "killed before", "killed after")
 SORE = 0.5  # how often it hurts at a sore spot
-PAINS = 6  # how often in all
+PAINS = 10  # how often in all
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ THEMES: dict[str, Theme] = {
                          {"create": 1, "ask": 40, "delete": 0, "boot": 0}, seconds=300),
     "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 4, "ask": 4}, (
         (("conductor.save",), HAND_OVER), (("networks.allocate", "driver.plug"), HAND_OVER))),
-    "passes": Theme({"slow": 0.3, "interleave": 0.3}, {"virsh": 3, "create": 2, "ask": 10}, (
-        (LOOKING, FATES[6:]),) * 2),
+    "passes": Theme({"slow": 0.05, "kill": 0, "lose": 0, "late": 0},
+                    {"virsh": 2, "create": 4, "ask": 12}, (
+        (LOOKING, FATES[7:]),) * 2, seconds=150),
     "restless": Theme({"kill": 0.015}, {"kill": 4, "boot": 2}),
 }
 

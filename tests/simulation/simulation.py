@@ -83,7 +83,10 @@ class Simulation:
             "conductor away": lambda: self._outage("conductor"),
             "driver away": lambda: self._outage("driver"),
         }
-        return [Event(self.began + rng.uniform(0, self.faults.seconds) * (what != "create" or number > 0),
+        def some_time(first: bool) -> float:
+            return self.began if first else self.began + rng.uniform(0, self.faults.seconds)
+
+        return [Event(some_time(what == "create" and number == 0),
                       what, do)
                 for what, do in happenings.items() for number in range(self.faults.events[what])]
 
@@ -260,7 +263,8 @@ class Simulation:
                   if host is None or self.control.fields(u)["host"] == host.name]
         if not guests:
             return
-        uuid = self.rng.choice(guests)
+        stopped = [u for u in guests if self.control.fields(u)["vm_state"] == states.STOPPED]
+        uuid = self.rng.choice(stopped if stopped and host else guests)
         verbs = ["delete"] if delete else self.control.legal(uuid)
         if not verbs:
             return  # it is busy
@@ -274,7 +278,7 @@ class Simulation:
 
     # -- the whole run ------------------------------------------------------------------------
     def run(self) -> None:
-        """Trouble, then rest; then everything is deleted.
+        """Trouble, then rest; then, in every other run, everything is deleted.
 
         :raises Violation: a promise was broken.
         """
@@ -283,6 +287,8 @@ class Simulation:
             pass
         self.converge()
         self._require(self.watcher.rest())
+        if self.rng.random() < 0.5:
+            return
         for uuid in self.control.live():
             self.control.ask(uuid, "delete")
         self.converge()

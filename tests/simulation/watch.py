@@ -21,8 +21,8 @@ LOOKED_AT = [rows.operations.c[name] for name in (
     "id", "verb", "guest", "state", "active", "lock", "waits_for", "steps_done")]
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
+class Violation(BaseException):
+    """A promise was broken; nothing in the product may catch it."""
 
 
 class Watch:
@@ -132,6 +132,8 @@ class Watch:
         found = [f"{f.rule}: {f.subject[:8]}: {f.what}" for f in check(seen)]
         found += [f"{row.verb} {row.id[:4]} of {row.guest[:8]} is {row.state}"
                   for row in host.journal.find(active=True)]
+        found += [f"{row.verb} {row.id[:4]}: {row.error['what']}" for row in host.journal.find()
+                  if (row.error or {}).get("code") == "internal"]
         claims: dict[str, set[str]] = {}
         for claim in host.journal.claims():
             claims.setdefault(claim.guest, set()).add(claim.kind)

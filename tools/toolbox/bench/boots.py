@@ -102,27 +102,31 @@ def start_and_memory(agent: RealAgent) -> list[Figure]:
     ]
 
 
+def counted(agent: RealAgent, work: Callable[[], Any]) -> tuple[Any, int]:
+    """Do something when the agent is at rest; returns its result and how many calls to the
+    conductor it made, the report of the inventory after it included."""
+    time.sleep(3)  # the pass that follows an event is not part of what comes next
+    before = agent.client.health()["calls"]["conductor"]
+    result = work()
+    time.sleep(0.3)
+    return result, agent.client.health()["calls"]["conductor"] - before
+
+
 def one_by_one(agent: RealAgent, raw: Raw, count: int, say: Say) -> list[Figure]:
     """Boots and deletes after each other, Magnetar and bare libvirt in turn."""
     ours, bare, calls, deletes, delete_calls = [], [], [], [], []
     gone(agent, [create(agent, "warm-up")])
     for number in range(count):
         say(f"boot {number + 1} of {count}")
-        before = agent.client.health()["calls"]["conductor"]
-        guest = create(agent, f"one-{number}")
-        time.sleep(0.3)  # the inventory is reported after the operation
-        after = agent.client.health()["calls"]["conductor"]
+        guest, used = counted(agent, lambda number=number: create(agent, f"one-{number}"))
+        calls.append(used)
         ours.append(until_step(operation(agent, guest, "spawn"), "power"))
-        calls.append(after - before)
-        name = agent.call("server.show", server=guest)["instance_name"]
-        twin = raw.twin(f"raw-{number}", name)
-        bare.append(raw.boot(twin))
-        raw.remove([twin])
-        before = agent.client.health()["calls"]["conductor"]
-        gone(agent, [guest])
-        time.sleep(0.3)
+        twin = raw.twin(f"raw-{number}", agent.call("server.show", server=guest)["instance_name"])
+        _, used = counted(agent, lambda guest=guest: gone(agent, [guest]))
+        delete_calls.append(used)
         deletes.append(operation(agent, guest, "delete")["seconds"])
-        delete_calls.append(agent.client.health()["calls"]["conductor"] - before)
+        bare.append(raw.boot(twin))  # alone, as ours was: a guest that boots takes a whole CPU
+        raw.remove([twin])
     median, base = statistics.median(ours), statistics.median(bare)
     return [
         Figure(
