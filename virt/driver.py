@@ -55,6 +55,10 @@ class Driver(Protocol):
     def host_uptime(self) -> str:
         """The text of ``uptime``."""
 
+    def doctor_checks(self) -> Mapping[str, Callable[[], tuple[bool | None, str, str]]]:
+        """Checks of this kind of hypervisor for ``magnetar doctor``: each returns (fine, found,
+        what to do); fine None is worth knowing and not wrong."""
+
     # -- observing --------------------------------------------------------------------------
     def states(self) -> Mapping[str, GuestState]:
         """All domains, ours and others, by uuid, in a constant number of calls. Raises Unknown."""

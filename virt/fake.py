@@ -100,6 +100,9 @@ class FakeDriver:
         load = pathlib.Path("/proc/loadavg").read_text().split()[:3]
         return f" up {float(seconds):.0f} s,  load average: {', '.join(load)}\n"
 
+    def doctor_checks(self) -> Mapping[str, Callable[[], tuple[bool | None, str, str]]]:
+        return {}
+
     # -- observing ----------------------------------------------------------------------------
     @hooked
     def states(self) -> Mapping[str, GuestState]:

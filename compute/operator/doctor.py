@@ -59,13 +59,19 @@ def standard_checks(reconciler: Reconciler, conductor: Any) -> dict[str, Callabl
                 f"magnetar op show {waiting[0].id}"
         return True, f"{len(world.journal.find(active=True))} operations are going on", ""
 
+    def scheduling() -> Result:
+        if world.journal.fact("enabled") is False:
+            return None, "the control plane disabled this host: it gets no new guests", \
+                f"magnetar host enable {world.host}, when it shall"
+        return True, "the control plane may send guests", ""
+
     checks: dict[str, Callable[[], Result]] = {
-        "hypervisor": hypervisor, "control plane": control_plane, "journal": journal,
-        "operations": operations,
+        "hypervisor": hypervisor, "control plane": control_plane, "scheduling": scheduling,
+        "journal": journal, "operations": operations,
         "state directory": lambda: _directory(conf.state_path),
         "instances directory": lambda: _directory(conf.disk.instances_path),
     }
-    checks.update(getattr(world.driver, "doctor_checks", dict)())
+    checks.update(world.driver.doctor_checks())
     return checks
 
 

@@ -29,10 +29,13 @@ class SimConductor(fakes.FakeConductor):
     """What one agent may ask; all of them see the same record.
 
     :param hook: called with each method's name and ``before`` or ``after``; may raise.
+    :param recorded_off: called with each guest that the agent has just recorded as stopped.
     """
 
-    def __init__(self, control: ControlPlane, host: str, hook: Callable[[str, str], None]):
+    def __init__(self, control: ControlPlane, host: str, hook: Callable[[str, str], None],
+                 recorded_off: Callable[[str], None]):
         self.control, self.host, self.hook = control, host, hook
+        self.recorded_off = recorded_off
         self.stamp = control.stamp
         self.calls = []
 
@@ -41,7 +44,11 @@ class SimConductor(fakes.FakeConductor):
 
     def _change(self, method: str, change: Callable[[dict], object]) -> object:
         self.hook(method, "before")
+        before = self.control.stopped() if method == "save" else set()
         result = change(self.control.state)
+        if method == "save":
+            for uuid in self.control.stopped() - before:
+                self.recorded_off(uuid)
         self.hook(method, "after")
         return result
 
@@ -75,6 +82,10 @@ class ControlPlane:
     def live(self) -> list[str]:
         """Guests that are not deleted."""
         return [u for u, p in self.state["instances"].items() if not data(p)["deleted"]]
+
+    def stopped(self) -> set[str]:
+        """Guests that are recorded as stopped."""
+        return {u for u in self.live() if self.fields(u)["vm_state"] == states.STOPPED}
 
     # -- tenants ------------------------------------------------------------------------------
     def context(self) -> dict[str, Any]:

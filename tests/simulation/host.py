@@ -191,7 +191,8 @@ class Host:
                           resume_guests_state_on_host_boot=self.resume)
         conf.timeouts.shutdown = conf.timeouts.soft_reboot = 4
         driver = self._driver()
-        conductor = SimConductor(self.sim.control, self.name, self._hook(self.life, "conductor"))
+        conductor = SimConductor(self.sim.control, self.name, self._hook(self.life, "conductor"),
+                                 functools.partial(self.sim.watcher.recorded_off, self))
         tracker = Tracker(conf, self.name, self.journal, driver, conductor)
         tracker.facts()
         tracker.record = make("ComputeNode", {"id": 1, "uuid": self.name}, changes=())

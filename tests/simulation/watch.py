@@ -79,6 +79,11 @@ class Watch:
         """A start may take back what it began."""
         return any(row.verb == "start" for row in host.journal.find(guest=uuid, active=True))
 
+    def recorded_off(self, host: Host, uuid: str) -> None:
+        """An agent has recorded a guest as stopped."""
+        if uuid in host.running():
+            raise Violation(f"{host.name} records {uuid[:8]} as stopped while it runs")
+
     # -- after a step -------------------------------------------------------------------------
     def journal(self, host: Host) -> None:
         """Locks have owners, and operations only go forward."""

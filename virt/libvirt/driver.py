@@ -101,6 +101,9 @@ class LibvirtDriver:
         except MagnetarError as error:
             LOG.info("The host is not known yet, the first guest will ask again: %s", error)
 
+    def doctor_checks(self) -> Mapping[str, Callable[[], tuple[bool | None, str, str]]]:
+        return {"lock manager": this_host.lock_manager}
+
     # -- observing --------------------------------------------------------------------------
     def states(self) -> Mapping[str, GuestState]:
         return self.domains.states()

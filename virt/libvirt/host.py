@@ -168,3 +168,16 @@ def describe_log_error(uuid: str, error: OSError) -> dict[str, Any]:
         "next": f"Let the agent's user read it: setfacl -m u:USER:r {error.filename}",
         "code": "console_unreadable",
     }
+
+
+def lock_manager(path: str = "/etc/libvirt/qemu.conf") -> tuple[bool | None, str, str]:
+    """Whether libvirt guards disks on shared storage against a second running copy."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.split("#", 1)[0].replace(" ", "").strip() for line in file]
+    except OSError as error:
+        return None, f"{path} cannot be read: {error.strerror}", ""
+    if any(line.startswith("lock_manager=") for line in lines):
+        return True, f"{path} sets a lock manager", ""
+    return None, "virtlockd is off: nothing guards disks on shared storage", \
+        "See etc/libvirt/qemu-lockd.conf.snippet before instances_path is shared between hosts."
