@@ -74,7 +74,9 @@ def observe(world: World, context: Mapping[str, Any]) -> Observation:
     dirs = _look(world, "disks", lambda: set(world.driver.guest_dirs()))
     records = _look(world, "control plane", lambda: {
         data(p)["uuid"]: p for p in world.conductor.instances(context)})
-    operations = {row.guest: row for row in reversed(world.journal.find(active=True))}
+    # The holder, not what waits for it; times do not tell, a clock may have gone back.
+    operations = {row.guest: row for row in sorted(world.journal.find(active=True),
+                                                   key=lambda row: row.lock is not None)}
     claims: dict[str, list[Claim]] = {}
     for claim in world.journal.claims():
         claims.setdefault(claim.guest, []).append(claim)

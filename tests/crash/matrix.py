@@ -223,6 +223,11 @@ def recover(manager: Manager, work: Callable[[Manager, float], None]) -> Reconci
     """
     reconciler = Reconciler(manager, CONTEXT, lost_after=0)
     reconciler.resume()
+    work(manager, time.monotonic() + LIMIT)
+    left = [row for row in manager.world.journal.find(active=True)
+            if row.state != rows.NEEDS_OPERATOR]
+    if left:
+        raise AssertionError(f"the start did not resume {left}")
     settle(reconciler, work)
     return reconciler
 

@@ -20,7 +20,7 @@ MIXTURE: dict[str, tuple[float, ...]] = {
 }
 # event: how often it may happen in a run
 EVENTS: dict[str, tuple[int, ...]] = {
-    "create": (2, 3), "ask": (5, 8, 12), "delete": (0, 1, 2), "kill": (0, 0, 1, 3),
+    "create": (2, 3), "ask": (4, 6, 9), "delete": (0, 1, 2), "kill": (0, 0, 1, 3),
     "boot": (0, 0, 1), "virsh": (0, 0, 1, 2), "park": (0, 0, 1), "abort": (0, 0, 0, 1),
     "conductor away": (0, 0, 1), "driver away": (0, 0, 1),
 }
@@ -63,11 +63,11 @@ THEMES: dict[str, Theme] = {
     "builds fail": Theme(events={"create": 4, "ask": 3}, sore=(
         (BUILDING, ("failed",)), (HANDING_ON, HAND_OVER), (TAKING_BACK, FATES))),
     "stale casts": Theme({"lose": 0.3, "late": 0.6, "repeat": 0.3},
-                         {"create": 1, "ask": 40, "delete": 0, "boot": 0}, seconds=300),
+                         {"create": 1, "ask": 30, "delete": 0, "boot": 0}, seconds=250),
     "twice": Theme({"repeat": 0.9, "slow": 0.2}, {"create": 4, "ask": 4}, (
         (("conductor.save",), HAND_OVER), (("networks.allocate", "driver.plug"), HAND_OVER))),
     "passes": Theme({"slow": 0.05, "kill": 0, "lose": 0, "late": 0},
-                    {"virsh": 2, "create": 4, "ask": 12}, (
+                    {"virsh": 2, "create": 4, "ask": 10}, (
         (LOOKING, FATES[7:]),) * 2, seconds=150),
     "restless": Theme({"kill": 0.015}, {"kill": 4, "boot": 2}),
 }

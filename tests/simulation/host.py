@@ -29,7 +29,7 @@ from tests.simulation.manager import SteppedManager
 from virt.fake import FakeDriver, hooked
 
 CONTEXT = {"request_id": None, "roles": ["admin"], "is_admin": True}
-PASS_SECONDS, DIRTY_SECONDS = 20.0, 3.0  # between passes, and after something changed
+PASS_SECONDS, DIRTY_SECONDS = 30.0, 3.0  # between passes, and after something changed
 ACTIVE = sa.select(rows.operations.c.id).where(rows.operations.c.active)
 FOREIGN = "ffffffff-0000-4000-8000-000000000000"
 
