@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,6 +70,11 @@ def serve(make: Callable[[], Agent], after: Callable[[], None] = lambda: None) -
     except MagnetarError as error:
         print(f"magnetar: {error}", file=sys.stderr)
         LOG.error("%s", error)
+        code = 1
+    except Exception:
+        # Said here: the hook that oslo.log sets for it would find its handlers shut down.
+        traceback.print_exc()
+        LOG.exception("The agent ends: an error that it does not know.")
         code = 1
     finally:
         for one in agent:

@@ -51,6 +51,9 @@ class Secrets:
         for path in self.directory.iterdir():
             going_on = active(path.name.split(".", 1)[0])
             if going_on is None:
-                going_on = path.stat().st_mtime_ns >= self.since
+                try:
+                    going_on = path.stat().st_mtime_ns >= self.since
+                except FileNotFoundError:
+                    continue  # requests are taken meanwhile: it has become the file it was for
             if not going_on:
                 path.unlink(missing_ok=True)
