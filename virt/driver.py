@@ -12,9 +12,19 @@ connection raises :class:`~compute.errors.Unknown`, and a domain that does not e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
+from compute.model.guest import (
+    CachedImage,
+    Disk,
+    Flavor,
+    Guest,
+    GuestState,
+    HostFacts,
+    Image,
+    Nic,
+)
+from compute.model.move import Check, JobSample, MovePlan
 
 Cancel = Callable[[], None]  # raises when the work should stop
 Progress = Callable[[int, int], None]  # done, total (bytes; total 0 = not known)
@@ -129,7 +139,132 @@ class Driver(Protocol):
         """Stop the domain by force. Quiet if it is off or gone."""
 
     def resume(self, uuid: str) -> None:
-        """Let a paused domain run."""
+        """Let a paused domain run. Quiet if it runs."""
+
+    def pause(self, uuid: str) -> None:
+        """Stop a running domain's CPUs; its memory stays. Quiet if it is paused."""
+
+    # -- asleep -----------------------------------------------------------------------------
+    def save(self, uuid: str, seconds: float) -> None:
+        """Write a running or paused domain's memory to a file of the hypervisor's and stop it
+        (libvirt's managed save), within ``seconds``. :meth:`power_on` continues from it. Quiet if
+        it is off and ``GuestState.saved``. Raises Unknown when it takes longer."""
+
+    def discard_saved(self, uuid: str) -> None:
+        """Remove a saved memory, so that the next start is a boot. Quiet if there is none."""
+
+    def unsaveable(self, uuid: str) -> tuple[str, ...]:
+        """Devices of a running domain that cannot be saved or moved (host devices and so on), each
+        as text that :meth:`plug_device` takes."""
+
+    def unplug_device(self, uuid: str, device: str) -> None:
+        """Take one device out of a running domain, and wait until the guest let it go. Quiet if
+        it is out. Raises Failed(code='device_stays')."""
+
+    def plug_device(self, uuid: str, device: str) -> None:
+        """Put a device back into a running domain. Quiet if it is in."""
+
+    def sync_time(self, uuid: str) -> bool:
+        """Set a running guest's clock through its agent; False when no agent answers."""
+
+    # -- another size -----------------------------------------------------------------------
+    def check_resize(self, guest: Guest, flavor: Flavor) -> None:
+        """Raise Failed(code='disk_shrink') when the guest's disks are larger than the flavor."""
+
+    def set_aside_disks(self, uuid: str) -> None:
+        """Rename the guest's directory to ``<uuid>_resize``: the way back. Quiet if done."""
+
+    def bring_back_disks(self, uuid: str) -> None:
+        """Rename ``<uuid>_resize`` back; refuses (NeedsOperator) to replace disks that are there.
+        Quiet if done."""
+
+    def aside_disks(self, uuid: str) -> bool:
+        """Whether ``<uuid>_resize`` exists here."""
+
+    def delete_aside_disks(self, uuid: str) -> None:
+        """Remove ``<uuid>_resize``. Quiet if it is gone. Only called with a proof of ownership."""
+
+    def copy_disks(self, guest: Guest, source: str | None, base: CachedImage | None,
+                   progress: Progress, cancel: Cancel) -> tuple[Disk, ...]:
+        """Make the guest's directory here from the ``<uuid>_resize`` directory of another host.
+
+        :param source: that host's hypervisor as this one reaches it (a libvirt URI); None when
+            the directory is on this machine or on storage that both share.
+        :param base: the image in this host's cache that overlays refer to; None when none does.
+
+        Sparse; a copy that was cut goes on where it was; ``disks.json`` comes last, with one
+        rename. Raises Retryable (the other end does not answer), Failed(code='disk_full').
+        """
+
+    def grow_disks(self, guest: Guest) -> tuple[Disk, ...]:
+        """Enlarge disks to the guest's flavor; never shrinks. Only while the guest is off."""
+
+    def why_not_live(self, uuid: str, flavor: Flavor) -> str | None:
+        """Why a running guest cannot get this flavor without a restart; None when it can."""
+
+    def resize_live(self, uuid: str, flavor: Flavor) -> None:
+        """Give a running guest a flavor's memory and vCPUs. Quiet if it has them."""
+
+    # -- to another host: the source --------------------------------------------------------
+    def outgoing(self, uuid: str) -> Mapping[str, Any]:
+        """What the destination must know of a running domain before it moves, as plain data:
+        ``disks`` ([{role, target, path, format, size, allocated, backing_image}]), ``memory_mb``,
+        ``vcpus``, ``machine``, ``cpu`` (the guest's own CPU as XML), ``emulator_version``,
+        ``libvirt_version``, ``host_uuid``, ``tls`` (certificates are here), ``storage`` (an id of
+        the file system that holds the disks), ``immovable`` (device names), ``time`` (seconds
+        since 1970), ``nics`` ([mac])."""
+
+    def check_outgoing(self, uuid: str, incoming: Mapping[str, Any]) -> tuple[Check, ...]:
+        """What can be found out on the source about moving a guest, given what
+        :meth:`prepare_incoming` or :meth:`incoming_facts` said. Changes nothing."""
+
+    def migrate(self, uuid: str, plan: MovePlan) -> None:
+        """Begin a peer-to-peer live migration and return; the hypervisor goes on with it even if
+        this process dies. Quiet if the domain has a migration job. :meth:`job` tells the rest."""
+
+    def job(self, uuid: str) -> JobSample | None:
+        """How the domain's outgoing migration stands; its end as well, as long as this process
+        or the hypervisor remembers it. None: there is none. Raises Unknown."""
+
+    def abort_job(self, uuid: str) -> None:
+        """Ask a migration to stop; quiet if there is none. Raises Refused(code='too_late') in
+        post-copy."""
+
+    def tune_job(self, uuid: str, *, downtime_ms: int | None = None,
+                 bandwidth: int | None = None) -> None:
+        """Change the allowed pause (ms) or the bandwidth (MiB/s) of a running migration. Quiet if
+        there is none."""
+
+    def start_postcopy(self, uuid: str) -> None:
+        """Let the guest go on at the destination now. Quiet if it does."""
+
+    def recover_postcopy(self, uuid: str, plan: MovePlan) -> None:
+        """Continue a post-copy migration whose network broke; returns when it goes on."""
+
+    def measure_dirty_rate(self, uuid: str, seconds: int) -> int | None:
+        """How much memory a running guest writes, in bytes/s; None when it cannot be measured."""
+
+    # -- to another host: the destination -----------------------------------------------------
+    def incoming_facts(self) -> Mapping[str, Any]:
+        """What a source must know of this host, as plain data: ``uri``, ``migrate_uri``,
+        ``listen``, ``host_uuid``, ``emulator_version``, ``libvirt_version``, ``machine_types``,
+        ``tls``, ``storage``, ``time``, ``disk_free`` (bytes)."""
+
+    def check_incoming(self, guest: Guest, outgoing: Mapping[str, Any]) -> tuple[Check, ...]:
+        """What can be found out here about taking a guest, given :meth:`outgoing`'s facts of the
+        source. Changes nothing."""
+
+    def prepare_incoming(self, guest: Guest, outgoing: Mapping[str, Any],
+                         base: CachedImage | None) -> Mapping[str, Any]:
+        """Make what an arriving guest needs here: its directory, overlays or empty disks of the
+        right size for what is not shared, its console log. Idempotent. Returns the facts of
+        :meth:`incoming_facts` with ``copy_disks`` (targets), ``incremental``, ``shared`` (whether
+        the disks are on storage that both hosts see) and ``rewrite`` (plain data: the
+        destination's paths and listen addresses)."""
+
+    def arrived(self, guest: Guest) -> tuple[Disk, ...]:
+        """After the guest runs here: write ``disks.json`` down, make sure that the definition is
+        persistent, let it announce itself on its networks. Idempotent."""
 
     # -- networks of this host --------------------------------------------------------------
     def plug(self, guest: Guest, nic: Nic) -> None:

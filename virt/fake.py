@@ -3,12 +3,12 @@
 It is a real driver, used by tests, simulation and contract runs. State lies under
 ``<instances_path>``: ``domains/<uuid>.json`` (atomically replaced), ``<uuid>/`` for disks,
 ``_base/`` for images. ``hook(method, when)`` is called ``before`` and ``after`` each method, so
-that a test can raise, hang or kill there.
+that a test can raise, hang or kill there. Several of them with one ``fabric`` are hosts between
+which guests move: see :mod:`virt.fake_state` and :mod:`virt.fake_moves`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pathlib
@@ -20,56 +20,36 @@ from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
 from virt.driver import Cancel, ImageSource, Progress
+from virt.fake_moves import ON, FakeMoves
+from virt.fake_size import FakeSize
+from virt.fake_state import Hook, hooked, replace
 
-Hook = Callable[[str, str], None]
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-    """Write a file that is whole or not there; a killed process is survived, a power cut not."""
-    part = path.with_name(f"{path.name}.part.{os.getpid()}")
-    part.write_bytes(data)
-    part.rename(path)
+__all__ = ["FakeDriver", "hooked", "replace"]
 
 
-def hooked(method):
-    """Call the driver's hook around a method."""
-
-    @functools.wraps(method)
-    def wrapper(self, *args, **kwargs):
-        self.calls[method.__name__] = self.calls.get(method.__name__, 0) + 1
-        self.hook(method.__name__, "before")
-        result = method(self, *args, **kwargs)
-        self.hook(method.__name__, "after")
-        return result
-
-    return wrapper
-
-
-class FakeDriver:
+class FakeDriver(FakeMoves, FakeSize):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.
     :param hook: called around each method; raises to make it fail.
     :param clean_shutdown: whether guests obey :meth:`shutdown`.
+    :param fabric: directory that it shares with the hosts to which guests can move.
+    :param shared: whether guests' disks lie in the fabric, for all hosts.
     """
 
     name = "fake"
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None = None, *,
                  vcpus: int = 8, memory_mb: int = 32768, disk_gb: int = 1000,
-                 clean_shutdown: bool = True, hostname: str | None = None):
-        self.root = pathlib.Path(root)
-        self.hook: Hook = hook or (lambda method, when: None)
-        self.calls: dict[str, int] = {}
+                 clean_shutdown: bool = True, hostname: str | None = None,
+                 fabric: str | os.PathLike | None = None, shared: bool = False):
+        super().__init__(root, hook, hostname or os.uname().nodename, fabric, shared)
         self.vcpus, self.memory_mb, self.disk_gb = vcpus, memory_mb, disk_gb
         self.clean_shutdown = clean_shutdown
-        self.hostname = hostname or os.uname().nodename
-        self.domains = self.root / "domains"
         self.base = self.root / "_base"
         self.networks = self.root / "networks"
-        for path in (self.domains, self.base, self.networks):
+        for path in (self.base, self.networks):
             path.mkdir(parents=True, exist_ok=True)
-        self._on_event: Callable[[str, str], None] = lambda uuid, what: None
 
     # -- the host -----------------------------------------------------------------------------
     def start(self, on_event: Callable[[str, str], None]) -> None:
@@ -106,46 +86,30 @@ class FakeDriver:
     # -- observing ----------------------------------------------------------------------------
     @hooked
     def states(self) -> Mapping[str, GuestState]:
+        for path in self.domains.glob("*.json"):
+            self.see_arrival(path.stem)
+            self.see_save(path.stem)
         return {p.stem: state for p in self.domains.glob("*.json")
                 if (state := self._state(p.stem)) is not None}
 
     @hooked
     def state(self, uuid: str) -> GuestState | None:
+        self.see_arrival(uuid)
+        self.see_save(uuid)
         return self._state(uuid)
-
-    def _read(self, uuid: str) -> dict | None:
-        try:
-            return json.loads((self.domains / f"{uuid}.json").read_bytes())
-        except FileNotFoundError:
-            return None
-
-    def _write(self, uuid: str, domain: dict) -> None:
-        replace(self.domains / f"{uuid}.json", json.dumps(domain).encode())
-
-    def _state(self, uuid: str) -> GuestState | None:
-        found = self._read(uuid)
-        if found is None:
-            return None
-        return GuestState(uuid=uuid, name=found["name"], power_state=found["power_state"],
-                          ours=found.get("ours", True), generation=found.get("generation", 0),
-                          operation=found.get("operation", ""))
 
     @hooked
     def disks(self, uuid: str) -> tuple[Disk, ...]:
-        try:
-            return tuple(Disk(**d) for d in json.loads(
-                (self.root / uuid / "disks.json").read_bytes()))
-        except FileNotFoundError:
-            return ()
+        return self._listed(self._dir(uuid))
 
     @hooked
     def guest_dirs(self) -> list[str]:
-        return [p.name for p in self.root.iterdir() if len(p.name) == 36 and p.is_dir()]
+        return [p.name for p in self.place.iterdir() if len(p.name) == 36 and p.is_dir()]
 
     @hooked
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         try:
-            return (self.root / uuid / "console.log").read_bytes()[-max_bytes:]
+            return (self._dir(uuid) / "console.log").read_bytes()[-max_bytes:]
         except FileNotFoundError:
             return b""
 
@@ -185,28 +149,41 @@ class FakeDriver:
         found = self.disks(guest.uuid)
         if found:
             return found
-        directory = self.root / guest.uuid
+        directory = self._dir(guest.uuid)
         directory.mkdir(exist_ok=True)
+        if not self.copies(guest.uuid):
+            self.fabric.set_written(guest.uuid, 0)
         path = directory / "disk"
-        path.write_text(base.path if base else "")
-        made = [Disk("root", str(path), "qcow2", guest.flavor.root_gb << 30)]
+        size = guest.flavor.root_gb << 30
+        replace(path, json.dumps({"base": base.path if base else "", "size": size, "count": 0,
+                                  "marker": guest.uuid}).encode())
+        made = [Disk("root", str(path), "qcow2", size)]
         if guest.config_drive:
             drive = directory / "disk.config"
             drive.write_text(json.dumps({"hostname": guest.hostname,
                                          "admin_pass": secrets.get("admin_pass")}))
             made.append(Disk("config", str(drive), "raw", drive.stat().st_size, "cdrom"))
-        replace(directory / "disks.json", json.dumps([vars(d) for d in made]).encode())
+        self._list(guest.uuid, made)
         return tuple(made)
+
+    def copies(self, uuid: str) -> list[pathlib.Path]:
+        """All root disks of a guest, on all hosts, those set aside and in quarantine too."""
+        stores = {self.place, *filter(None, map(self.fabric.root, self.fabric.hosts()))}
+        return sorted(path for store in stores for pattern in (
+            f"{uuid}/disk", f"{uuid}_resize/disk", f"_quarantine/{uuid}.*/disk")
+            for path in store.glob(pattern))
 
     @hooked
     def delete_disks(self, uuid: str) -> None:
-        shutil.rmtree(self.root / uuid, ignore_errors=True)
+        self._see_unused(uuid, "the disks are deleted of")
+        shutil.rmtree(self._dir(uuid), ignore_errors=True)
 
     @hooked
     def quarantine_disks(self, uuid: str) -> str:
-        target = self.root / "_quarantine" / f"{uuid}.{int(time.time())}"
+        self._see_unused(uuid, "the disks go to quarantine of")
+        target = self.place / "_quarantine" / f"{uuid}.{int(time.time())}"
         target.parent.mkdir(exist_ok=True)
-        (self.root / uuid).rename(target)
+        self._dir(uuid).rename(target)
         return str(target)
 
     @hooked
@@ -226,45 +203,64 @@ class FakeDriver:
         if found is not None and not found.get("ours", True):
             raise Refused(f"A domain with uuid {guest.uuid} is there and is not ours.",
                           now="It was not touched.", code="uuid_in_use")
+        size = {"vcpus": guest.flavor.vcpus, "memory_mb": guest.flavor.memory_mb}
+        off = found is None or found["power_state"] not in ON
         self._write(guest.uuid, {
+            "power_state": states.SHUTDOWN, **(found or {}), "persistent": True,
             "name": guest.name, "ours": True, "generation": generation, "operation": operation,
-            "power_state": found["power_state"] if found else states.SHUTDOWN,
-            "disks": [d.path for d in disks], "nics": [n.mac for n in nics]})
+            **({"size": size, "boot_size": size} if off else {}),
+            "disks": [os.path.basename(d.path) for d in disks], "nics": [n.mac for n in nics]})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 
     @hooked
     def undefine(self, uuid: str) -> None:
         (self.domains / f"{uuid}.json").unlink(missing_ok=True)
 
-    def _set_power(self, uuid: str, power_state: int, event: str) -> None:
-        found = self._read(uuid)
-        if found is None:
-            raise Refused(f"There is no domain {uuid}.", code="guest_not_found")
-        if found["power_state"] != power_state:
-            found["power_state"] = power_state
-            self._write(uuid, found)
-            self._on_event(uuid, event)
-
     @hooked
     def power_on(self, uuid: str) -> None:
-        self._set_power(uuid, states.RUNNING, "started")
-        if (self.root / uuid).is_dir():
-            with open(self.root / uuid / "console.log", "ab") as log:
+        found = self._need(uuid)
+        if found["power_state"] in ON:
+            return
+        self._boot(uuid, found)
+        if self._dir(uuid).is_dir():
+            with open(self._dir(uuid) / "console.log", "ab") as log:
                 log.write(b"UP\n")
+
+    def _boot(self, uuid: str, found: dict) -> None:
+        """Begin anew, or go on from the saved memory."""
+        missing = [d for d in found.get("disks", ()) if not (self._dir(uuid) / d).exists()]
+        if missing:
+            raise Failed(f"Domain {uuid} cannot start: {missing} cannot be opened.",
+                         code="hypervisor_error")
+        power = found.get("saved_as") if found.get("saved") else states.RUNNING
+        self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
+        if not found.get("saved"):
+            found["count"] = self.count_on_disk(uuid) or 0
+        self._write(uuid, {**found, "saved": False})
+        self._set_power(uuid, power, "started")
+        self.work(uuid)
 
     @hooked
     def shutdown(self, uuid: str) -> None:
-        if self.clean_shutdown:
-            self._set_power(uuid, states.SHUTDOWN, "stopped")
+        if self.clean_shutdown and self._need(uuid)["power_state"] == states.RUNNING:
+            self.stop_domain(uuid)
 
     @hooked
     def power_off(self, uuid: str) -> None:
         if self._read(uuid) is not None:
-            self._set_power(uuid, states.SHUTDOWN, "stopped")
+            self.stop_domain(uuid)
 
     @hooked
     def resume(self, uuid: str) -> None:
+        if self._need(uuid)["power_state"] not in ON:
+            raise Refused(f"Domain {uuid} does not run.", code="invalid_state")
         self._set_power(uuid, states.RUNNING, "resumed")
+
+    @hooked
+    def pause(self, uuid: str) -> None:
+        if self._need(uuid)["power_state"] not in ON:
+            raise Refused(f"Domain {uuid} does not run.", code="invalid_state")
+        self._set_power(uuid, states.POWER_PAUSED, "paused")
 
     # -- networks of this host ----------------------------------------------------------------
     @hooked

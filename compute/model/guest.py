@@ -19,6 +19,11 @@ class Flavor:
     flavorid: str = ""
     extra_specs: Mapping[str, str] = field(default_factory=dict)
 
+    def need(self) -> dict[str, int]:
+        """What it takes of a host: vCPUs, memory in MiB, disk in GiB."""
+        return {"vcpus": self.vcpus, "memory_mb": self.memory_mb,
+                "disk_gb": self.root_gb + self.ephemeral_gb + -(-self.swap_mb // 1024)}
+
 
 @dataclass(frozen=True)
 class Image:
@@ -188,6 +193,8 @@ class GuestState:
     ours: bool = True
     generation: int = 0
     operation: str = ""
+    saved: bool = False  # its memory was saved to disk; the next start continues from it
+    job: str = ""  # "in" or "out" while it migrates, "save" while it is saved, else empty
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Host:
 
     def make_driver(self) -> FakeDriver:
         """The hypervisor as it is now."""
-        return self.driver_class(self.root / "instances", self._hooked, **self.facts)
+        return self.driver_class(self.root / "instances", self._hooked,
+                                 fabric=pathlib.Path(self.cloud.root) / "fabric", **self.facts)
 
     def make(self) -> Agent:
         """A new agent on what there is, not started."""
