@@ -18,9 +18,24 @@ from compute import concurrency
 from compute.conf import agent, disk
 from compute.errors import Refused
 from compute.model.guest import Flavor, Guest, Image
-from virt.storage import store
+from virt.storage import (
+    aside,
+    cache,
+    copying,
+    dirs,
+    files,
+    growing,
+    incoming,
+    making,
+    shared,
+    source,
+    store,
+)
 
 GIB = 1024**3
+MODULES = (
+    aside, cache, copying, dirs, files, growing, incoming, making, shared, source, store,
+)  # fmt: skip
 
 
 def nothing(*_args: Any) -> None:
@@ -175,3 +190,59 @@ def in_child(function: Callable[[], Any]) -> int:
 def kill_self(*_args: Any) -> None:
     """Die as by kill -9: no clean-up at all."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+CALLS = (
+    "replace", "fsync", "chmod", "utime", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "link",
+)
+
+
+class Deadly:
+    """Stands for the os module in the storage modules: one of its calls is the last."""
+
+    def __init__(self, last: int, after: bool):
+        self.last, self.after, self.count = last, after, 0
+
+    def __getattr__(self, name):
+        function = getattr(os, name)
+        if name not in CALLS:
+            return function
+
+        def call(*args, **kwargs):
+            self.count += 1
+            if self.count == self.last and not self.after:
+                kill_self()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if self.count == self.last:
+                    kill_self()
+
+        return call
+
+
+class KillTest(StorageTest):
+    """Kills a process that uses the store, at each call that changes the disk."""
+
+    def use_os(self, module):
+        for user in MODULES:
+            user.os = module
+
+    def killed_at_every_call(self, work, check):
+        """Run ``work`` in processes that die at the first, second, … call; ``check`` after each.
+
+        Returns how many points there were.
+        """
+        for last in range(1, 500):
+            for after in (False, True):
+
+                def child(last=last, after=after):
+                    self.use_os(Deadly(last, after))
+                    work()
+
+                status = self.in_child(child)
+                check()
+                if status == 0:
+                    return last - 1
+                self.assertEqual(-9, status)
+        raise AssertionError("the work has no end")

@@ -3,65 +3,15 @@
 import os
 
 from compute.model.guest import Flavor
-from tests.unit.storage_support import StorageTest, kill_self, make_guest, qemu_img
-from virt.storage import cache, command, dirs, files, store
+from tests.unit.storage_support import KillTest, kill_self, make_guest, qemu_img
+from virt.storage import command
 
 FLAVOR = Flavor("all", 1, 128, root_gb=1, ephemeral_gb=1, swap_mb=16)
-CALLS = ("replace", "fsync", "chmod", "utime", "rename", "unlink", "mkdir")
-
-
-class Deadly:
-    """Stands for the os module in the storage modules: one of its calls is the last."""
-
-    def __init__(self, last: int, after: bool):
-        self.last, self.after, self.count = last, after, 0
-
-    def __getattr__(self, name):
-        function = getattr(os, name)
-        if name not in CALLS:
-            return function
-
-        def call(*args, **kwargs):
-            self.count += 1
-            if self.count == self.last and not self.after:
-                kill_self()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                if self.count == self.last:
-                    kill_self()
-
-        return call
-
-
-class CrashTest(StorageTest):
+class CrashTest(KillTest):
     def setUp(self):
         super().setUp()
         self.image = self.source.add(self.qcow2())
         self.guest = make_guest(self.image, flavor=FLAVOR, config_drive=True)
-
-    def use_os(self, module):
-        for user in (files, cache, dirs, store):
-            user.os = module
-
-    def killed_at_every_call(self, work, check):
-        """Run ``work`` in processes that die at the first, second, … call; ``check`` after each.
-
-        Returns how many points there were.
-        """
-        for last in range(1, 500):
-            for after in (False, True):
-
-                def child(last=last, after=after):
-                    self.use_os(Deadly(last, after))
-                    work()
-
-                status = self.in_child(child)
-                check()
-                if status == 0:
-                    return last - 1
-                self.assertEqual(-9, status)
-        raise AssertionError("the work has no end")
 
     def create(self):
         return self.store.create_disks(self.guest, self.fetch(self.image), {"admin_pass": "x"})

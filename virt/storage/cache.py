@@ -124,8 +124,7 @@ class Cache:
                 next="Upload the new contents as a new image; an image's contents never change.",
                 code="image_unacceptable",
             )
-        room = os.statvfs(self.path)
-        free = room.f_bavail * room.f_frsize
+        free = files.free(self.path)
         if image.size > free:
             raise files.disk_full(
                 f"Image {image.id} has {image.size} bytes, and {self.path} has room for {free}.",

@@ -155,6 +155,19 @@ class QemuImg:
         """Create a qcow2 file of ``size`` bytes (what the guest sees) on a base."""
         self._run("create", "-q", "-f", "qcow2", "-F", base_format, "-b", base, path, str(size))
 
+    def create_empty(self, path: str, size: int) -> None:
+        """Create a qcow2 file of ``size`` bytes (what the guest sees) that stands by itself."""
+        self._run("create", "-q", "-f", "qcow2", path, str(size))
+
+    def rebase(self, path: str, base: str, base_format: str) -> None:
+        """Let a qcow2 overlay refer to its base under another name; no contents are read."""
+        self._run("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, path)
+
+    def enlarge(self, path: str, format: str, size: int) -> None:
+        """Let the guest see ``size`` bytes. Only for a disk that nothing uses, and that is
+        smaller."""
+        self._run("resize", "-q", "-f", format, path, str(size))
+
     def convert_to_raw(self, source: str, format: str, target: str, size: int) -> None:
         """Copy an image's contents to a raw file, leaving holes where it is empty.
 

@@ -1,8 +1,10 @@
 """The guests' directories: ``<instances_path>/<uuid>/`` with the disks and ``disks.json``.
 
 ``disks.json`` is written when all disks exist, before any guest runs on them; from then on it is
-the only source of their formats. A directory on its way out is first renamed, to ``_quarantine``
-or ``_deleted``, so that a crash never leaves one that is half removed under its own name.
+the only source of their formats. It holds names, no paths, so that it stays right when the
+directory is renamed. ``<uuid>_resize`` is the way back of a guest that changes its size or host.
+A directory on its way out is first renamed, to ``_quarantine`` or ``_deleted``, so that a crash
+never leaves one that is half removed under its own name.
 """
 
 from __future__ import annotations
@@ -13,18 +15,32 @@ import shutil
 import struct
 import time
 from calendar import timegm
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from compute import concurrency
 from compute.errors import Refused, Retryable, Unknown
-from compute.model.guest import CachedImage, Disk
+from compute.model.guest import Disk
 from virt.storage import files
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RECORD = "disks.json"
+ASIDE = re.compile(rf"({UUID.pattern})_resize")
 _STAMP = "%Y%m%dT%H%M%SZ"
 _REMOVED = re.compile(rf"({UUID.pattern})\.(\d{{8}}T\d{{6}}Z)(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a ``disks.json`` says. ``base`` is the file name in the image cache of what the root
+    disk is backed by, empty if it stands by itself; ``origin`` the id of the directory that the
+    disks were copied from (see :mod:`virt.storage.aside`)."""
+
+    disks: tuple[Disk, ...]
+    image_id: str = ""
+    base: str = ""
+    origin: str = ""
 
 
 class Dirs:
@@ -46,15 +62,24 @@ class Dirs:
             )
         return os.path.join(self.path, uuid)
 
+    def aside_of(self, uuid: str) -> str:
+        """Path of ``<uuid>_resize``. Raises Refused(code='invalid_uuid')."""
+        return self.of(uuid) + "_resize"
+
     def uuids(self) -> list[str]:
         """The guests that have a directory. Raises Unknown."""
         return [os.path.basename(path) for path in self._entries(self.path, UUID)]
 
-    def disks_recorded(self, uuid: str) -> tuple[Disk, ...] | None:
-        """The disks that ``disks.json`` lists, None if there is none yet. Raises Unknown."""
+    def aside_uuids(self) -> list[str]:
+        """The guests that have a directory ``<uuid>_resize``. Raises Unknown."""
+        names = (os.path.basename(path) for path in self._entries(self.path, ASIDE))
+        return [name.removesuffix("_resize") for name in names]
+
+    def record(self, uuid: str) -> Record | None:
+        """What ``disks.json`` says, None if there is none yet. Raises Unknown."""
         path = os.path.join(self.of(uuid), RECORD)
         try:
-            return _disks(files.read_json(path), self.of(uuid))
+            return parse(files.read_json(path), self.of(uuid))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -67,19 +92,21 @@ class Dirs:
 
     def disks(self, uuid: str) -> tuple[Disk, ...]:
         """The recorded disks whose files exist. Raises Unknown."""
-        recorded = self.disks_recorded(uuid) or ()
-        return tuple(disk for disk in recorded if os.path.exists(disk.path))
+        record = self.record(uuid)
+        disks = record.disks if record else ()
+        return tuple(disk for disk in disks if os.path.exists(disk.path))
 
-    def write(self, uuid: str, disks: Iterable[Disk], base: CachedImage | None) -> None:
-        """Record a guest's disks; from now on they count as complete.
+    def write(self, uuid: str, record: Record, name: str = RECORD) -> None:
+        """Record a guest's disks, durably and at once; from now on they count as complete.
 
-        :param base: what the root disk is backed by; None if it stands by itself.
+        :param name: another file for the record, which makes nothing complete.
         :raises OSError:
         """
-        record = {
+        data = {
             "version": 1,
-            "image_id": base.image_id if base else "",
-            "base": os.path.basename(base.path) if base else "",
+            "image_id": record.image_id,
+            "base": record.base,
+            "origin": record.origin,
             "disks": [
                 {
                     "role": disk.role,
@@ -88,30 +115,40 @@ class Dirs:
                     "size": disk.size,
                     "device": disk.device,
                 }
-                for disk in disks
+                for disk in record.disks
             ],
         }
-        files.write_json(os.path.join(self.of(uuid), RECORD), record)
+        files.write_json(os.path.join(self.of(uuid), name), data)
 
     def bases(self) -> set[str]:
-        """File names of what the disks of all guests are backed by, quarantine included.
+        """File names of what the disks of all guests are backed by, those set aside for a
+        resize and those in quarantine included.
 
         Both the record and the header count: the header alone tells of a disk whose making was
         cut off before the record. Raises Unknown.
         """
-        used = set()
-        for path in [
-            *self._entries(self.path, UUID), *self._entries(self.quarantine, _REMOVED)
-        ]:
-            try:
-                used |= {_recorded_base(path), os.path.basename(backing_file(path + "/disk"))}
-            except OSError as error:
-                raise self._unreadable(path, error) from error
+        used: set[str] = set()
+        seen: list[str] | None = None
+        while (paths := self._with_disks()) != seen:  # again if one was renamed under our eyes
+            seen = paths
+            for path in paths:
+                try:
+                    used |= {_recorded_base(path), os.path.basename(backing_file(path + "/disk"))}
+                except OSError as error:
+                    raise self._unreadable(path, error) from error
         return used - {""}
 
-    def set_aside(self, uuid: str, parent: str) -> str | None:
-        """Rename a guest's directory into ``parent``; None if there is none. Raises OSError."""
-        path = self.of(uuid)
+    def _with_disks(self) -> list[str]:
+        return [
+            *self._entries(self.path, UUID),
+            *self._entries(self.path, ASIDE),
+            *self._entries(self.quarantine, _REMOVED),
+        ]
+
+    def remove_later(self, uuid: str, parent: str, path: str = "") -> str | None:
+        """Rename a guest's directory (or another ``path`` of it) into ``parent``, quarantine or
+        deleted; returns where it is, None if there was none. Raises OSError."""
+        path = path or self.of(uuid)
         if not os.path.isdir(path):
             return None
         files.make_dirs(parent, 0o700)
@@ -125,19 +162,19 @@ class Dirs:
         files.fsync_dir(self.path)
         return target
 
-    def set_aside_before(self, uuid: str, parent: str) -> list[str]:
-        """What :meth:`set_aside` moved into ``parent`` for a guest, oldest first."""
+    def removed_before(self, uuid: str, parent: str) -> list[str]:
+        """What :meth:`remove_later` moved into ``parent`` for a guest, oldest first."""
         return [path for path in self._entries(parent, _REMOVED)
                 if os.path.basename(path).startswith(uuid)]
 
-    def remove_set_aside(self, parent: str, min_age: float = 0, uuid: str = "") -> list[str]:
-        """Remove what was set aside at least ``min_age`` seconds ago, and return its paths.
+    def remove_for_good(self, parent: str, min_age: float = 0, uuid: str = "") -> list[str]:
+        """Remove what has been there for at least ``min_age`` seconds, and return its paths.
 
         :raises Retryable: code ``delete_failed``, after all others were removed.
         """
         removed, problems = [], []
-        for path in self.set_aside_before(uuid, parent):
-            if time.time() - _set_aside_at(path) < min_age:
+        for path in self.removed_before(uuid, parent):
+            if time.time() - _removed_at(path) < min_age:
                 continue
             try:
                 concurrency.native(shutil.rmtree, path)
@@ -173,17 +210,17 @@ class Dirs:
         )
 
 
-def _set_aside_at(path: str) -> float:
-    """When a directory was set aside, in seconds since the epoch; its name tells."""
+def _removed_at(path: str) -> float:
+    """When a directory was renamed, in seconds since the epoch; its name tells."""
     return timegm(time.strptime(os.path.basename(path).split(".")[1], _STAMP))
 
 
-def _disks(record: dict[str, Any], directory: str) -> tuple[Disk, ...]:
-    """The disks that a record lists, with paths below ``directory``.
+def parse(data: dict[str, Any], directory: str) -> Record:
+    """The record that a ``disks.json`` holds, with paths below ``directory``.
 
-    :raises KeyError, TypeError, ValueError: the record is malformed.
+    :raises KeyError, TypeError, ValueError: it is malformed.
     """
-    return tuple(
+    disks = tuple(
         Disk(
             role=disk["role"],
             # A name, never a path: what is recorded cannot lead out of the directory.
@@ -192,7 +229,13 @@ def _disks(record: dict[str, Any], directory: str) -> tuple[Disk, ...]:
             size=int(disk["size"]),
             device=disk["device"],
         )
-        for disk in record["disks"]
+        for disk in data["disks"]
+    )
+    return Record(
+        disks,
+        str(data.get("image_id") or ""),
+        os.path.basename(str(data.get("base") or "")),
+        str(data.get("origin") or ""),
     )
 
 

@@ -79,6 +79,12 @@ def is_dead_part(name: str) -> bool:
     return found is not None and _start_time(found[1]) != found[2]
 
 
+def free(path: str) -> int:
+    """Bytes that may still be written below a directory."""
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
+
+
 def fsync_dir(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -192,12 +198,12 @@ def copy(
         while position < size:
             cancel()
             position = concurrency.native(
-                _copy_chunk, reading.fileno(), writing.fileno(), position, size
+                copy_chunk, reading.fileno(), writing.fileno(), position, size
             )
             progress(position, size)
 
 
-def _copy_chunk(source: int, target: int, position: int, size: int) -> int:
+def copy_chunk(source: int, target: int, position: int, size: int) -> int:
     """Copy up to CHUNK bytes of the next data at or after ``position``; returns where it got."""
     try:
         position = os.lseek(source, position, os.SEEK_DATA)

@@ -1,11 +1,10 @@
-"""The storage half of a driver: cached images, the guests' disks, and quarantine."""
+"""The storage half of a driver: cached images, the guests' disks, their moves, and quarantine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,48 +12,56 @@ from oslo_config import cfg
 from oslo_log import log
 
 from compute.errors import Failed, Retryable, Unknown
-from compute.model.guest import CachedImage, Disk, Guest, Image
+from compute.model.guest import CachedImage, Disk, Flavor, Guest, Image
+from compute.model.move import Check
 from virt.driver import Cancel, ImageSource, Progress
-from virt.storage import cache, command, configdrive, dirs, files
+from virt.storage import (
+    aside,
+    cache,
+    command,
+    copying,
+    dirs,
+    files,
+    growing,
+    incoming,
+    making,
+    outgoing,
+    shared,
+)
+from virt.storage.source import LocalSource, Opener, Source
 
 LOG = log.getLogger(__name__)
-GIB = 1024**3
-MIB = 1024**2
 DAY = 86400
-EPHEMERAL_LABEL = "ephemeral0"
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One disk that a guest shall have. ``make`` writes it to the path that it is given."""
-
-    role: str
-    file: str
-    format: str
-    size: int  # bytes; 0 = as large as it becomes
-    make: Callable[[str], None]
-    device: str = "disk"
 
 
 class Store:
-    """Disks and images below ``[disk] instances_path``."""
+    """Disks and images below ``[disk] instances_path``.
 
-    def __init__(self, conf: cfg.ConfigOpts):
-        self._conf = conf
+    :param open_source: opens a directory of another host; None where no host can be reached.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, open_source: Opener | None = None):
+        self._conf, self._open_source = conf, open_source
         path = os.path.abspath(conf.disk.instances_path)
         self._dirs = dirs.Dirs(path)
-        self._qemu_img = command.QemuImg(
+        qemu_img = command.QemuImg(
             conf.disk.images_cpu_time_limit,
             conf.disk.images_address_space_limit,
             conf.disk.command_timeout,
         )
+        self._qemu_img = qemu_img
         self._cache = cache.Cache(
             path,
-            self._qemu_img,
+            qemu_img,
             users=self._dirs.bases,
             lock_timeout=conf.disk.image_lock_timeout,
             force_raw=conf.disk.force_raw_images,
         )
+        self._maker = making.Maker(conf, qemu_img)
+        self._aside = aside.Aside(self._dirs)
+        self._copier = copying.Copier(self._dirs, self._cache, qemu_img)
+        self._outgoing = outgoing.Outgoing(self._dirs, self._cache.path)
+        self._incoming = incoming.Incoming(self._dirs, self._cache, qemu_img)
 
     # -- images -----------------------------------------------------------------------------
     def cached_image(self, image: Image) -> CachedImage | None:
@@ -85,11 +92,11 @@ class Store:
             )
         if not flavor.root_gb:  # the root disk becomes as large as the image
             return
-        if base.virtual_size > flavor.root_gb * GIB:
+        if base.virtual_size > flavor.root_gb * making.GIB:
             raise _too_small(
                 f"Image {base.image_id} holds a disk of {base.virtual_size} bytes, and flavor "
                 f"{flavor.name} has a root disk of {flavor.root_gb} GiB "
-                f"({flavor.root_gb * GIB} bytes).",
+                f"({flavor.root_gb * making.GIB} bytes).",
                 "flavor_disk_too_small",
             )
         if image is not None and image.min_disk > flavor.root_gb:
@@ -122,19 +129,21 @@ class Store:
         """
         directory = self._dirs.of(guest.uuid)
         with files.explained(f"Creating the disks of guest {guest.uuid}", "Some may exist."):
-            recorded = self._dirs.disks_recorded(guest.uuid)
-            if base is not None and recorded is None:
+            record = self._dirs.record(guest.uuid)
+            if base is not None and record is None:
                 self.check_image(guest, base)
             files.make_dirs(self._dirs.path)
             files.make_dirs(directory)
             files.remove_parts(directory)  # of a dead process: the operation holds the guest
-            plans = self._plan(guest, base, secrets)
-            if recorded is not None:
-                return self._complete(guest.uuid, recorded, plans)
+            plans = self._maker.plan(guest, base, secrets)
+            if record is not None:
+                return self._maker.complete(guest.uuid, record.disks, plans)
             with self._cache.using(base) if base else nullcontext():
-                disks = tuple(self._create(directory, plan, base) for plan in plans)
-                backing = base if base and self._conf.disk.images_type == "qcow2" else None
-                self._dirs.write(guest.uuid, disks, backing)
+                disks = tuple(self._maker.create(directory, plan, base) for plan in plans)
+                record = dirs.Record(disks)
+                if base and self._conf.disk.images_type == "qcow2":
+                    record = dirs.Record(disks, base.image_id, os.path.basename(base.path))
+                self._dirs.write(guest.uuid, record)
         return disks
 
     def delete_disks(self, uuid: str) -> None:
@@ -143,8 +152,8 @@ class Store:
         :raises Retryable: code ``delete_failed``; a sweep tries again, too.
         """
         with files.explained(f"Removing the disks of guest {uuid}", "They still exist."):
-            self._dirs.set_aside(uuid, self._dirs.deleted)
-        self._dirs.remove_set_aside(self._dirs.deleted, uuid=uuid)
+            self._dirs.remove_later(uuid, self._dirs.deleted)
+        self._dirs.remove_for_good(self._dirs.deleted, uuid=uuid)
 
     def quarantine_disks(self, uuid: str) -> str:
         """Rename a guest's directory into quarantine; returns the new path.
@@ -152,8 +161,8 @@ class Store:
         If that was done before, returns where it is; empty if there is nothing of the guest.
         """
         with files.explained(f"Moving the disks of guest {uuid} to quarantine"):
-            path = self._dirs.set_aside(uuid, self._dirs.quarantine)
-        before = self._dirs.set_aside_before(uuid, self._dirs.quarantine)
+            path = self._dirs.remove_later(uuid, self._dirs.quarantine)
+        before = self._dirs.removed_before(uuid, self._dirs.quarantine)
         return path or (before[-1] if before else "")
 
     def sweep(self, in_use: Iterable[str], max_age: int) -> list[str]:
@@ -161,9 +170,10 @@ class Store:
         removed: list[str] = []
         days = self._conf.disk.quarantine_days
         for part in (
-            partial(self._dirs.remove_set_aside, self._dirs.deleted),
-            partial(self._dirs.remove_set_aside, self._dirs.quarantine, days * DAY),
+            partial(self._dirs.remove_for_good, self._dirs.deleted),
+            partial(self._dirs.remove_for_good, self._dirs.quarantine, days * DAY),
             self._cache.sweep_parts,
+            partial(self._copier.sweep, max_age),
             partial(self._cache.sweep_bases, in_use, max_age),
         ):
             try:
@@ -174,110 +184,131 @@ class Store:
                 LOG.warning("A sweep left something behind. It tries again later. %s", error)
         return removed
 
-    # -- how ---------------------------------------------------------------------------------
-    def _plan(
-        self, guest: Guest, base: CachedImage | None, secrets: Mapping[str, Any]
-    ) -> list[_Plan]:
-        flavor, conf = guest.flavor, self._conf
-        plans = []
-        if base is not None:
-            size = flavor.root_gb * GIB or base.virtual_size
-            kind = conf.disk.images_type
-            make = self._make_overlay if kind == "qcow2" else self._make_copy
-            plans.append(_Plan("root", "disk", kind, size, partial(make, base, size)))
-        if flavor.ephemeral_gb:
-            size = flavor.ephemeral_gb * GIB
-            plans.append(
-                _Plan("ephemeral", "disk.eph0", "raw", size, partial(self._make_ephemeral, size))
-            )
-        if flavor.swap_mb:
-            size = flavor.swap_mb * MIB
-            plans.append(_Plan("swap", "disk.swap", "raw", size, partial(self._make_swap, size)))
-        if configdrive.wanted(guest, conf.force_config_drive):
-            make_drive = partial(
-                configdrive.make,
-                guest=guest,
-                secrets=secrets,
-                tool=conf.disk.mkisofs_cmd,
-                domain=conf.dhcp_domain,
-                timeout=conf.disk.command_timeout,
-            )
-            plans.append(_Plan("config", "disk.config", "raw", 0, make_drive, "cdrom"))
-        return plans
+    # -- another size, another host -----------------------------------------------------------
+    def set_aside_disks(self, uuid: str) -> None:
+        """Rename the guest's directory to ``<uuid>_resize``: the way back. Quiet if done.
 
-    def _create(self, directory: str, plan: _Plan, base: CachedImage | None) -> Disk:
-        """Make one disk, unless it exists."""
-        path = os.path.join(directory, plan.file)
-        if os.path.exists(path):
-            _check_existing(path, plan, base)
-        else:
-            part = files.part_name(path)
-            try:
-                plan.make(part)
-                os.chmod(part, 0o600)  # libvirt gives it to QEMU's user
-                files.publish(part, path)
-            finally:
-                files.remove(part)
-        size = plan.size or os.stat(path).st_size
-        return Disk(plan.role, path, plan.format, size, plan.device)
+        :raises Failed: code ``disk_missing``.
+        :raises NeedsOperator: code ``disk_in_the_way`` if others are there.
+        """
+        self._aside.set_aside(uuid)
 
-    def _complete(
-        self, uuid: str, recorded: tuple[Disk, ...], plans: list[_Plan]
+    def bring_back_disks(self, uuid: str) -> None:
+        """Rename ``<uuid>_resize`` back. Quiet if done. Half-made disks go to quarantine.
+
+        :raises Failed: code ``disk_missing``.
+        :raises NeedsOperator: code ``disk_in_the_way`` if complete disks are there.
+        """
+        self._aside.bring_back(uuid)
+
+    def aside_disks(self, uuid: str) -> bool:
+        """Whether ``<uuid>_resize`` exists here."""
+        return self._aside.exists(uuid)
+
+    def aside_dirs(self) -> Iterable[str]:
+        """The uuids that have a directory ``<uuid>_resize``. Raises Unknown."""
+        return self._dirs.aside_uuids()
+
+    def delete_aside_disks(self, uuid: str) -> None:
+        """Remove ``<uuid>_resize``. Quiet if it is gone. Only called with a proof of ownership.
+
+        :raises Retryable: code ``delete_failed``; a sweep tries again, too.
+        """
+        self._aside.delete(uuid)
+
+    def check_resize(self, guest: Guest, flavor: Flavor) -> None:
+        """Raise Failed(code='disk_shrink') when the guest's disks are larger than the flavor."""
+        record = self._dirs.record(guest.uuid)
+        growing.check(guest, record.disks if record else (), flavor)
+
+    def copy_disks(
+        self, guest: Guest, source: str | None, base: CachedImage | None, progress: Progress,
+        cancel: Cancel,
     ) -> tuple[Disk, ...]:
-        """Make recorded disks that are missing, if nothing was on them. Lost data stays lost."""
-        for disk in recorded:
-            if os.path.exists(disk.path):
-                continue
-            plan = next((each for each in plans if each.role == disk.role), None)
-            if plan is None or disk.role in ("root", "ephemeral"):
-                raise Failed(
-                    f"The {disk.role} disk of guest {uuid} has vanished: {disk.path}.",
-                    now="Its other disks are as they were; no empty disk was put in its place.",
-                    next="Restore the file, or delete the guest.",
-                    code="disk_missing",
-                )
-            self._create(os.path.dirname(disk.path), plan, None)
-        return recorded
+        """Make the guest's directory from a ``<uuid>_resize`` directory; see virt/driver.py.
 
-    def _make_overlay(self, base: CachedImage, size: int, path: str) -> None:
-        self._qemu_img.create_overlay(path, size, base.path, base.format)
-
-    def _make_copy(self, base: CachedImage, size: int, path: str) -> None:
-        if base.format == "raw":
-            files.copy(base.path, path)
+        :param source: the other host's hypervisor as this one reaches it; None for this machine.
+        :raises Retryable: code ``source_unreachable`` and the like; what was copied is kept.
+        :raises Failed: code ``disk_full``, ``disk_missing``, ``disk_unacceptable``.
+        :raises NeedsOperator: code ``disk_in_the_way`` if the guest has other disks here.
+        """
+        path = self._dirs.aside_of(guest.uuid)
+        if source is None:
+            origin: Source = LocalSource(path, self._cache.path)
+        elif self._open_source is not None:
+            origin = self._open_source(
+                source, guest.uuid, os.path.basename(path), self._dirs.path)
         else:
-            self._qemu_img.convert_to_raw(base.path, base.format, path, base.virtual_size)
-        os.truncate(path, size)
+            raise Failed(
+                f"The disks of guest {guest.uuid} cannot be copied: nothing here reads {source}.",
+                now="Nothing was copied.",
+                next="Use a driver that reaches other hosts.",
+                code="unsupported",
+            )
+        with closing(origin):
+            return self._copier.copy(guest.uuid, origin, base, progress, cancel)
 
-    def _make_ephemeral(self, size: int, path: str) -> None:
-        _make_empty(path, size)
-        if self._conf.disk.default_ephemeral_format == "ext4":
-            argv = ("mkfs.ext4", "-q", "-F", "-E", "nodiscard", "-L", EPHEMERAL_LABEL, path)
-            command.run(argv, self._conf.disk.command_timeout)
+    def grow_disks(self, guest: Guest) -> tuple[Disk, ...]:
+        """Enlarge disks to the guest's flavor; never shrinks. Only while the guest is off.
 
-    def _make_swap(self, size: int, path: str) -> None:
-        _make_empty(path, size)
-        command.run(("mkswap", path), self._conf.disk.command_timeout)
+        :raises Failed: code ``disk_missing``.
+        :raises Retryable: code ``disk_full``.
+        """
+        with files.explained(f"Enlarging the disks of guest {guest.uuid}", "Some may be larger."):
+            return growing.grow(self._dirs, self._maker, self._qemu_img, guest)
 
+    # -- to another host while it runs ----------------------------------------------------------
+    def storage_id(self) -> str:
+        """An id of the directory of disks; hosts with the same id share it. Raises Failed."""
+        return shared.storage_id(self._dirs.path)
 
-def _make_empty(path: str, size: int) -> None:
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.truncate(size)
+    def outgoing(
+        self, uuid: str, targets: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The part of :meth:`virt.driver.Driver.outgoing` that is about disks: ``disks`` (each
+        with ``device`` as well; a config drive with its ``content``, which is secret), ``storage``,
+        ``console`` (the end of the log, packed) and ``attempt`` (an id, new each time).
 
+        :param targets: the domain's target for each path; without it, those of virtio disks.
+        :raises Failed: code ``disk_missing``.
+        """
+        return self._outgoing.describe(uuid, targets)
 
-def _check_existing(path: str, plan: _Plan, base: CachedImage | None) -> None:
-    """A file with a final name is whole; make sure that it is the one that we would make."""
-    if plan.format == "qcow2":
-        right = base is not None and dirs.backing_file(path) == base.path
-    else:
-        right = plan.size in (0, os.stat(path).st_size)
-    if not right:
-        raise Failed(
-            f"A {plan.role} disk of another origin is in the way: {path}.",
-            now="It was not touched, and no disk was made.",
-            next="Find out whose it is; move its directory away, then try again.",
-            code="disk_in_the_way",
-        )
+    def outgoing_disks(
+        self, uuid: str, targets: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """``disks`` of :meth:`outgoing` alone."""
+        return self.outgoing(uuid, targets)["disks"]
+
+    def check_incoming_disks(self, guest: Guest, outgoing: Mapping[str, Any]) -> list[Check]:
+        """What can be found out here about taking a guest's disks. Changes nothing."""
+        return self._incoming.check(guest.uuid, outgoing)
+
+    def prepare_incoming(
+        self, guest: Guest, outgoing: Mapping[str, Any], base: CachedImage | None
+    ) -> dict[str, Any]:
+        """Make what libvirt fills: overlays on ``base``, empty disks, config drive, console log.
+
+        Returns ``copy_disks`` (targets), ``incremental``, ``shared``, ``paths`` ({target: path
+        here}). Idempotent for one ``outgoing['attempt']``; another one begins anew.
+
+        :raises Retryable: code ``disk_full``.
+        :raises Failed: code ``storage_not_shared``, ``config_drive_missing``.
+        :raises NeedsOperator: code ``disk_in_the_way`` if the guest has disks here.
+        """
+        return self._incoming.prepare(guest.uuid, outgoing, base)
+
+    def arrived(self, guest: Guest) -> tuple[Disk, ...]:
+        """Let what was prepared be the guest's disks. Idempotent.
+
+        :raises Failed: code ``disk_missing``.
+        """
+        return self._incoming.arrived(guest.uuid)
+
+    def discard_incoming(self, uuid: str) -> None:
+        """Remove what was prepared for a guest that did not come, and never a guest's own disks.
+        Quiet if nothing is there. Raises Retryable(code='delete_failed')."""
+        self._incoming.discard(uuid)
 
 
 def _too_small(what: str, code: str) -> Failed:
