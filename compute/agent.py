@@ -25,13 +25,16 @@ from compute.errors import MagnetarError, NeedsOperator
 from compute.manager import Manager
 from compute.operations import OPERATIONS
 from compute.operator.doctor import standard_checks
+from compute.operator.moves import MoveVerbs
 from compute.operator.socket import ControlSocket, method_table
 from compute.operator.verbs import OperatorVerbs
 from compute.recovery.observe import Observation
 from compute.recovery.reconcile import Reconciler, restore_claims
+from compute.recovery.resizes import Resizes
 from compute.resources.node import Node
 from compute.resources.tracker import Tracker
 from compute.rpc.conductor import ConductorClient
+from compute.rpc.peer import PeerClient
 from compute.rpc.serializer import ContextSerializer
 from compute.rpc.server import Server
 from compute.services.images import LocalImages
@@ -91,9 +94,11 @@ def make_driver(conf: Any) -> Any:
 
         return FakeDriver(conf.disk.instances_path, hostname=conf.host)
     from virt.libvirt.driver import LibvirtDriver
+    from virt.storage import volume_source
     from virt.storage.store import Store
 
-    return LibvirtDriver(conf, Store(conf))
+    keepalive = (conf.libvirt.keepalive_interval, conf.libvirt.keepalive_count)
+    return LibvirtDriver(conf, Store(conf, volume_source.opener(keepalive)))
 
 
 class Agent:
@@ -135,15 +140,19 @@ class Agent:
         self.world = World(
             host=self.host, conf=conf, journal=self.journal, driver=self.driver,
             conductor=self.conductor, images=LocalImages(conf.image_dir), networks=networks,
-            inventory=self.tracker, secrets=secrets, clock=clock)
+            peers=PeerClient(transport, serializer), inventory=self.tracker, secrets=secrets,
+            clock=clock)
         self.manager = Manager(self.world, conf.operation_workers, OPERATIONS, self._ended)
         self.reconciler = Reconciler(self.manager, self.context)
+        self.resizes = Resizes(self.manager, self.context)
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))
-        self.socket = ControlSocket(conf.socket, {**method_table(verbs), **self.methods},
+        moves = MoveVerbs(self.reconciler)
+        self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
                                     self.health)
         self.node = Node(conf, self.host, self.conductor, self.tracker, self.context)
         self.server = Server(transport, serializer, self.host, self.manager, {
-            name: getattr(verbs, name) for name in dir(verbs) if not name.startswith("_")})
+            name: getattr(target, name) for target in (verbs, moves)
+            for name in dir(target) if not name.startswith("_")})
 
     def health(self) -> dict[str, Any]:
         """What GET /v1/health adds to the status."""
@@ -248,6 +257,7 @@ class Agent:
         self.tracker.report(self.context, refresh=True)
         if not seen.unknown:
             self._sweep(seen)
+        self.resizes.run_pass()
         return seen
 
     def _sweep(self, seen: Observation) -> None:

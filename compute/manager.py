@@ -25,9 +25,11 @@ from compute.operations import OPERATIONS
 from db.journal import OperationRow, rows
 
 LOG = logging.getLogger(__name__)
-SECRET_ARGS = {"admin_password": "admin_pass", "injected_files": "files"}
+SECRET_ARGS = {"admin_password": "admin_pass", "injected_files": "files",
+               "contents": "contents"}
 SECRET_CONTEXT = ("auth_token",)
 NOT_KEPT_CONTEXT = ("service_catalog",)
+MOVES = 64  # workers of moves: most of them wait for a slot or for the hypervisor
 
 
 class Manager:
@@ -40,7 +42,8 @@ class Manager:
                  operations: Mapping[str, Operation] = OPERATIONS,
                  ended: Callable[[OperationRow], None] = lambda row: None):
         self.world, self.operations, self.ended = world, operations, ended
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="operation")
+        self._pools = {"operations": ThreadPoolExecutor(workers, thread_name_prefix="operation"),
+                       "moves": ThreadPoolExecutor(MOVES, thread_name_prefix="move")}
         self._signals: dict[str, Signals] = {}
         self._guard = threading.Lock()
         self._parked = False
@@ -85,8 +88,10 @@ class Manager:
         """Whether an operation is telling its result or has told it: from then on a tenant may act
         on what he sees, while the operation still tidies up."""
         if holder.state == rows.RUNNING:
-            names = [step.name for step in self.operations[holder.verb].steps]
-            return "record" in names and holder.step in names[names.index("record"):]
+            operation = self.operations[holder.verb]
+            names = [step.name for step in operation.steps]
+            return operation.opens in names and \
+                holder.step in names[names.index(operation.opens):]
         return holder.state == rows.CONCLUDING
 
     def _tell_abort(self, holder: str) -> None:
@@ -104,7 +109,7 @@ class Manager:
                 return
             self._signals[row.id] = signals = Signals()
         signals.abort = row.abort
-        self._pool.submit(self._work, row.id, signals)
+        self._pools[self.operations[row.verb].pool].submit(self._work, row.id, signals)
 
     def _work(self, operation_id: str, signals: Signals) -> None:
         row = None
@@ -186,11 +191,10 @@ class Manager:
         if not row.active:
             raise Refused(f"Operation {operation_id} has ended ({row.state}).",
                           now="Nothing was changed.", code="operation_ended")
-        final = self.operations[row.verb].final
-        begun = {r.name for r in self.world.journal.steps(row.id) if r.phase == rows.FORWARD}
-        if final in begun:
+        if self.operations[row.verb].committed(self.world.journal.steps(row.id)):
             waits = row.state == rows.NEEDS_OPERATOR
-            raise Refused(f"Operation {operation_id} is past its point of no return ({final}).",
+            raise Refused(f"Operation {operation_id} is past its point of no return "
+                          f"({self.operations[row.verb].final}).",
                           now="It waits for an operator." if waits else "It goes on to its end.",
                           next=f"magnetar op resolve {operation_id} --as retry" if waits else "",
                           code="too_late")
@@ -213,7 +217,8 @@ class Manager:
         deadline = self.world.clock.now() + seconds
         while self._signals and self.world.clock.now() < deadline:
             self.world.clock.wait(0.02)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
         return not self._signals
 
 

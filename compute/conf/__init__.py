@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from compute.conf import agent, control, disk, libvirt, resources, timeouts
+from compute.conf import agent, control, disk, libvirt, migration, moves, resources, timeouts
 
-MODULES = (agent, resources, timeouts, disk, libvirt, control)
+MODULES = (agent, moves, resources, timeouts, disk, libvirt, migration, control)
 CONF = cfg.CONF
 
 

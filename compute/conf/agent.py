@@ -112,6 +112,15 @@ OPTS = [
         "a guest could then run twice. Off, they become stopped and their owners start them.",
     ),
     cfg.BoolOpt(
+        "resume_paused_guests",
+        default=False,
+        help="Let a guest run again that QEMU paused because its storage failed or was full: at "
+        "once, after one minute, two, four and so on, ten times within a day at most. Off, it is "
+        "only reported, and it stands until somebody lets it run. Guests that were paused for "
+        "another reason are never touched. On, a guest whose storage keeps failing writes to it "
+        "again and again.",
+    ),
+    cfg.BoolOpt(
         "force_config_drive",
         default=False,
         help="Give every guest a config drive, asked for or not. Needed where no metadata service "

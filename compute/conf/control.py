@@ -46,9 +46,40 @@ OPTS = [
         "resend_after",
         default=60,
         min=1,
-        help="Seconds after which a build that no host has taken up is sent to its host again "
-        "(the message may have been lost). The host knows the request and builds it once, so a "
+        help="Seconds after which a build or a move that no host has taken up is sent again "
+        "(the message may have been lost). The host knows the request and does it once, so a "
         "small value only costs messages.",
+    ),
+    cfg.BoolOpt(
+        "allow_resize_to_same_host",
+        default=True,
+        help="Let a resize take place on the host where the server is, which needs no copying of "
+        "disks and is the only way with one host. Off, a resize always moves the server, as is "
+        "Nova's default for its option of this name; it then fails where there is one host.",
+    ),
+    cfg.IntOpt(
+        "long_rpc_timeout",
+        default=1800,
+        min=1,
+        help="Seconds that a host may take to check whether it can take a live migration, while "
+        "it tells from time to time that it is at it; a host that falls silent is given up after "
+        "[timeouts] conductor. Nova's option of this name means the same.",
+    ),
+    cfg.IntOpt(
+        "move_workers",
+        default=4,
+        min=1,
+        help="For how many live migrations hosts are asked at once whether they can take the "
+        "server. More wait as 'accepted'; the transfers themselves are limited by each host.",
+    ),
+    cfg.IntOpt(
+        "max_drain_moves",
+        default=2,
+        min=1,
+        help="How many servers of a host that is drained or evacuated are on their way at once, "
+        "unless --max says otherwise. A host sends [DEFAULT] max_concurrent_live_migrations at a "
+        "time, so one more than that keeps it busy; evacuated servers are started, not copied, "
+        "and more at once are quicker.",
     ),
     cfg.FloatOpt(
         "ram_weight",

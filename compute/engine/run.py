@@ -115,12 +115,19 @@ class Run:
         if self.row.deadline and self.world.clock.now() > self.row.deadline:
             raise Failed(f"The {self.row.verb} took longer than its limit.", code="deadline")
 
-    def wait(self, check: Callable[[], bool], seconds: float) -> bool:
+    def wait(self, check: Callable[[], bool], seconds: float, *, heed: bool = True) -> bool:
         """Wait until ``check`` is true, for ``seconds`` at most; says which. Events of this guest
-        make it look at once."""
+        make it look at once.
+
+        :param heed: end the wait when the operation is told to abort; without it only parking
+            ends it, for a step that decides itself what an abort means now.
+        """
 
         def look() -> bool:
-            self.check()
+            if heed:
+                self.check()
+            elif self.signals.parked:
+                raise Parked()
             return check()
 
         return poll(self.world.clock, look, self.world.clock.now() + seconds,

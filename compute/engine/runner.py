@@ -41,7 +41,7 @@ class Runner:
             self._begun[row.phase, row.name] = row
             if row.state == rows.STEP_DONE:
                 run.remember(row.name, row.outcome)
-        run.committed = (rows.FORWARD, self.operation.final) in self._begun
+        run.committed = self.operation.committed(self._begun.values())
 
     # -- driving ------------------------------------------------------------------------------
     def to_end(self) -> None:
@@ -83,7 +83,8 @@ class Runner:
         if step is None:
             return self._end(rows.DONE)
         try:
-            self.run.check()
+            if not (step.decides and (rows.FORWARD, step.name) in self._begun):
+                self.run.check()
             self._perform(rows.FORWARD, step, self.operation.steps.index(step))
             return 0
         except Exception as error:  # noqa: BLE001 - every kind is dealt with below
@@ -110,8 +111,7 @@ class Runner:
             undo = step.before(run) if phase == rows.FORWARD else {}
             self.journal.intend(run.row.id, phase, seq, step.name, undo, step.claims(run))
             self._reload()
-            if phase == rows.FORWARD and step.name == self.operation.final:
-                run.committed = True
+            run.committed = self.operation.committed(self._begun.values())
         here(verb, label, "after_intent")
         outcome = step.do(run) if probe is Probe.NO else None
         here(verb, label, "after_effect")
@@ -120,6 +120,7 @@ class Runner:
         self.journal.record(run.row.id, phase, step.name, outcome, done)
         run.remember(step.name, outcome)
         self._reload()
+        run.committed = self.operation.committed(self._begun.values())
         here(verb, label, "after_record")
 
     def _reload(self) -> None:

@@ -27,6 +27,9 @@ class Step:
 
     name = ""
     completes = True  # False for a step whose do() always refuses
+    # True: once begun, the step itself heeds an abort, for it may be too late; and when it is done,
+    # the operation only goes forward.
+    decides = False
     attempts = 5  # how often a Retryable is tried again before the operation is undone
 
     def claims(self, run: Run) -> list[NewClaim]:

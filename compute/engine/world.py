@@ -6,11 +6,12 @@ Operations and steps import none of these; they get them here. Tests put fakes i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from compute.engine.clock import Clock
-from compute.model.guest import NetworkRequest, Nic
+from compute.model import states
+from compute.model.guest import GuestState, NetworkRequest, Nic
 from compute.rpc.primitives import Primitive
 from db.journal import Journal
 from virt.driver import Driver, ImageSource
@@ -35,6 +36,8 @@ class Conductor(Protocol):
 
     def deleted_among(self, context: Context, uuids: list[str]) -> set[str]: ...
 
+    def elsewhere(self, context: Context, uuids: list[str]) -> dict[str, Primitive]: ...
+
     def destroy_instance(self, context: Context, prim: Primitive) -> None: ...
 
     def save_bdm(self, context: Context, prim: Primitive, changes: Mapping[str, Any]) -> None: ...
@@ -48,6 +51,16 @@ class Conductor(Protocol):
 
     def build_instances(self, context: Context, **args: Any) -> None: ...
 
+    def migration(self, context: Context, id: int) -> Primitive: ...
+
+    def migrations(self, context: Context, filters: Mapping[str, Any]) -> list[Primitive]: ...
+
+    def moves_here(self, context: Context, node: str) -> list[Primitive]: ...
+
+    def drop_migration_context(self, context: Context, prim: Primitive) -> Primitive: ...
+
+    def migrate_server(self, context: Context, **args: Any) -> None: ...
+
 
 class Networks(Protocol):
     """The network service; adapters are in compute.services.networks."""
@@ -59,14 +72,60 @@ class Networks(Protocol):
     def deallocate(self, context: Context, guest: str) -> None:
         """Give the guest's ports back. Quiet if there are none."""
 
+    def bind(self, context: Context, guest: str, host: str) -> tuple[Nic, ...]:
+        """The guest's ports are on ``host`` from now on; its NICs as they are there. Asked again
+        it gives the same. Raises Refused, Retryable, Unknown."""
+
+
+@dataclass(frozen=True)
+class PeerView:
+    """What the agent of another host sees of a guest there.
+
+    ``domain`` is None when its hypervisor positively does not know the guest. ``operations`` are
+    its newest journal rows of the guest: {id, verb, state, step, request_id, migration}.
+    """
+
+    host: str
+    domain: GuestState | None
+    disks: bool = False
+    aside: bool = False
+    operations: tuple[Mapping[str, Any], ...] = ()
+
+    def runs(self) -> bool:
+        """Whether the guest runs there."""
+        return self.domain is not None and self.domain.power_state == states.RUNNING
+
+
+class Peers(Protocol):
+    """The agents of other hosts; compute.rpc.peer implements it.
+
+    Methods are those of the compute RPC API that agents call of each other. Each raises Unknown
+    on a timeout, Retryable when nobody listens, and what the other agent raised.
+    """
+
+    def call(self, context: Context, host: str, method: str, **args: Any) -> Any:
+        """Call a method and wait for its answer."""
+
+    def cast(self, context: Context, host: str, method: str, **args: Any) -> None:
+        """Send a message; it may be lost, which :meth:`look` tells."""
+
+    def ask(self, host: str, method: str, **args: Any) -> Any:
+        """Call a method of our own namespace. Raises Refused(code='no_peer') when the agent there
+        is not one of ours, and what it answered as an error."""
+
+    def look(self, host: str, guest: str) -> PeerView:
+        """What the host's agent sees of a guest."""
+
 
 class Inventory(Protocol):
     """Room on this host; compute.resources.tracker implements it."""
 
     node: str
+    address: str
 
-    def check(self, guest: str, need: Mapping[str, int]) -> None:
-        """Raise Refused(code='no_room') with the figures if it does not fit."""
+    def check(self, guest: str, need: Mapping[str, int], moving: bool = False) -> None:
+        """Raise Refused(code='no_room') with the figures if it does not fit; ``moving``: beside
+        what the guest may have here already."""
 
     def compute_id(self, context: Context) -> int:
         """The ComputeNode row's id."""
@@ -74,7 +133,8 @@ class Inventory(Protocol):
 
 @dataclass
 class World:
-    """What one agent works with."""
+    """What one agent works with. ``transfers`` holds how each migration out of here stands, by
+    guest, for whoever asks; the journal does not need it."""
 
     host: str
     conf: Any
@@ -83,6 +143,8 @@ class World:
     conductor: Conductor
     images: ImageSource
     networks: Networks
+    peers: Peers
     inventory: Inventory
     secrets: Any
     clock: Clock
+    transfers: dict[str, dict[str, Any]] = field(default_factory=dict)

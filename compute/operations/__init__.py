@@ -2,14 +2,31 @@
 
 from compute.engine.operation import Operation
 from compute.operations.delete import Delete
+from compute.operations.evacuate import Evacuate
+from compute.operations.live_in import LiveIn
+from compute.operations.live_out import LiveOut
+from compute.operations.pause import Pause
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
+from compute.operations.resize_back import ResizeBack
+from compute.operations.resize_confirm import ResizeConfirm
+from compute.operations.resize_in import ResizeIn
+from compute.operations.resize_out import ResizeOut
+from compute.operations.resize_prep import ResizePrep
+from compute.operations.resize_revert import ResizeRevert
+from compute.operations.resume import Resume
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
+from compute.operations.suspend import Suspend
+from compute.operations.unpause import Unpause
 from compute.operations.unsupported import Unsupported
+from compute.operations.vacate import Vacate
 
 OPERATIONS: dict[str, Operation] = {
     operation.verb: operation
-    for operation in (Spawn(), Delete(), Start(), Stop(), Reboot(), Reap(), Unsupported())
+    for operation in (
+        Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
+        ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
+        LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from compute.engine.operation import Operation
-from compute.model import wire
+from compute.model import states, wire
 from compute.steps.admission import Admission
 from compute.steps.claim import Release
 from compute.steps.disks import DisksGone
 from compute.steps.domain import DomainGone, PowerOff
 from compute.steps.ports import PortsGone
 from compute.steps.record import Event, Finish, Gone
+from compute.steps.resize_ends import OwnAsideGone
 
 
 class Delete(Operation):
@@ -24,9 +25,10 @@ class Delete(Operation):
         Admission(if_gone=True),  # the delete is still wanted
         Event(),                  # the tenant sees that it began
         PowerOff(),               # the guest stops
-        DomainGone(),             # definition and managed save
+        DomainGone(),             # definition and saved memory
         PortsGone(),              # taps unplugged, addresses given back
         DisksGone(),              # overlay, config drive, console log
+        OwnAsideGone(),           # former disks, kept for the way back of a resize
         Release(),                # claims
         Gone(),                   # deleted in the control plane
         Finish(),                 # the tenant sees that it ended
@@ -35,6 +37,7 @@ class Delete(Operation):
     conclusion = (Finish(),)
     silent = frozenset({"stale"})
     preempts = True
+    adopts = frozenset({states.DELETING})
 
     def check(self, request: Mapping[str, Any]) -> None:
         wire.instance_of(request["args"])

@@ -12,6 +12,7 @@ from compute.engine.step import Step
 from compute.steps.claim import Release
 from compute.steps.domain import DomainGone, PowerOff
 from compute.steps.ports import PortsGone
+from compute.steps.resize_ends import OwnAsideGone
 
 
 class DisksAside(Step):
@@ -35,6 +36,7 @@ class Reap(Operation):
         DomainGone(),   # definition and managed save
         PortsGone(),    # taps unplugged, addresses given back
         DisksAside(),   # into quarantine
+        OwnAsideGone(),  # former disks, kept for the way back of a resize
         Release(),      # claims
     )
     final = "off"

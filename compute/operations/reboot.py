@@ -15,6 +15,7 @@ from compute.steps.disks import DisksPresent
 from compute.steps.domain import Domain, PowerOff, PowerOn, Shutdown
 from compute.steps.ports import Plug
 from compute.steps.record import Event, Fault, Finish, Record, Restore, publish
+from compute.steps.sleep import Discard
 
 SOFT = [states.REBOOTING, states.REBOOT_PENDING, states.REBOOT_STARTED]
 HARD = [states.REBOOTING_HARD, states.REBOOT_PENDING_HARD, states.REBOOT_STARTED_HARD]
@@ -49,6 +50,7 @@ class Reboot(Operation):
         PowerOff(),               # forced, if it still runs
         Plug(),                   # its networks are here
         Domain(keep=True),        # defined anew
+        Discard(),                # no saved memory: it boots
         PowerOn(),                # running
         Record(states.ACTIVE, TASKS),
         Finish(),                 # the tenant sees that it ended
@@ -56,6 +58,7 @@ class Reboot(Operation):
     final = "record"
     conclusion = (Fault(), Restore(TASKS, error_unless_running=True), Finish())
     silent = OVERTAKEN
+    adopts = frozenset(task for task in TASKS if task)
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]
@@ -63,8 +66,5 @@ class Reboot(Operation):
         if args.get("reboot_type") not in ("SOFT", "HARD"):
             raise wire.malformed("Argument 'reboot_type' has to be SOFT or HARD.")
 
-
-def is_reboot(fields: Mapping[str, Any]) -> str | None:
-    """SOFT or HARD when the Instance's task_state says that a reboot was asked for."""
-    task = fields.get("task_state")
-    return "SOFT" if task in SOFT else "HARD" if task in HARD else None
+    def adopted(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {"reboot_type": "SOFT" if fields.get("task_state") in SOFT else "HARD"}

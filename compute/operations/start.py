@@ -12,6 +12,7 @@ from compute.steps.disks import DisksPresent
 from compute.steps.domain import Domain, PowerOn
 from compute.steps.ports import Plug
 from compute.steps.record import Event, Fault, Finish, Record, Restore
+from compute.steps.sleep import Discard
 
 
 class Start(Operation):
@@ -25,6 +26,7 @@ class Start(Operation):
         DisksPresent(),      # its disks are here
         Plug(),              # its networks are here
         Domain(keep=True),   # defined anew
+        Discard(),           # no saved memory: it boots
         PowerOn(),           # running
         Record(states.ACTIVE, [states.POWERING_ON]),
         Finish(),            # the tenant sees that it ended
@@ -32,6 +34,7 @@ class Start(Operation):
     final = "record"
     conclusion = (Fault(), Restore([states.POWERING_ON]), Finish())
     silent = OVERTAKEN
+    adopts = frozenset({states.POWERING_ON})
 
     def check(self, request: Mapping[str, Any]) -> None:
         wire.instance_of(request["args"])

@@ -30,6 +30,7 @@ class Stop(Operation):
     final = "record"
     conclusion = (Fault(), Restore(TASKS), Finish())
     silent = OVERTAKEN
+    adopts = frozenset({states.POWERING_OFF})
 
     def check(self, request: Mapping[str, Any]) -> None:
         args = request["args"]

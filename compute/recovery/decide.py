@@ -7,25 +7,34 @@ verdict.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compute.model import states
-from compute.operations.reboot import is_reboot
+from compute.operations import OPERATIONS
 from compute.recovery.observe import GuestFacts
+from compute.rpc.primitives import data
 from db.journal import OperationRow, rows
 
 OFF = (states.SHUTDOWN, states.CRASHED)  # what a hypervisor is sure of; NOSTATE says nothing
 MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone is
-TASK_VERBS = {states.DELETING: "delete", states.POWERING_OFF: "stop",
-              states.POWERING_ON: "start"}
 # Tasks of verbs that this version answers with "not implemented": their task is cleared.
 UNSUPPORTED_TASKS = {
-    "pausing": "pause_instance", "unpausing": "unpause_instance",
-    "suspending": "suspend_instance", "resuming": "resume_instance",
     "rescuing": "rescue_instance", "unrescuing": "unrescue_instance",
     "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
     "image_snapshot_pending": "snapshot_instance", "shelving": "shelve_instance",
+}
+AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor
+HERE = (states.ACTIVE, states.PAUSED, states.SUSPENDED)  # vm_states that need a domain
+CURABLE = ("ioerror",)  # why QEMU paused a guest that may go on when the cause is gone
+THAWS, THAW_SECONDS, DAY = 10, 60.0, 86400.0
+FROZEN = {
+    "ioerror": "its storage failed or was full. Mend that, then: virsh resume {uuid}, or set "
+               "resume_paused_guests.",
+    "postcopy_failed": "its migration broke while it ran on both hosts. Do not resume it by hand: "
+                       "part of its memory is at the other end.",
+    "user": "somebody paused it with libvirt. virsh resume {uuid} lets it go on.",
 }
 BUILD_TASKS = (states.NETWORKING, states.BLOCK_DEVICE_MAPPING, states.SPAWNING)
 
@@ -42,6 +51,7 @@ class Act(enum.Enum):
     REAP = "reap"  # remove what the control plane says is deleted
     SYNC = "sync"  # correct the states in the control plane
     START = "start"  # power on again after a host boot
+    THAW = "let run"  # let a guest go on that QEMU paused
     REPORT = "report"  # tell people; touch nothing
     NOTHING = "nothing"  # all is as it should be
 
@@ -78,12 +88,14 @@ def of_operation(row: OperationRow, committed: bool, facts: GuestFacts) -> Verdi
     return Verdict(Act.CONTINUE, "resume", f"It goes on from {at}.")
 
 
-def of_guest(facts: GuestFacts, *, rebooted: bool, resume: bool, waited: bool) -> Verdict:
+def of_guest(facts: GuestFacts, *, rebooted: bool, resume: bool, waited: bool,
+             thaw: bool = False) -> Verdict:
     """What to do with a guest that no operation is working on.
 
     :param rebooted: the host was booted since the last pass.
     :param resume: the option resume_guests_state_on_host_boot.
     :param waited: the control plane's task_state stands long enough to call its message lost.
+    :param thaw: the option resume_paused_guests, when another try is due.
     """
     if not facts.record.known:
         return Verdict(Act.WAIT, "no-record",
@@ -95,7 +107,7 @@ def of_guest(facts: GuestFacts, *, rebooted: bool, resume: bool, waited: bool) -
     task = facts.fields.get("task_state")
     if task is not None:
         return _with_task(facts, task, waited)
-    return _at_rest(facts, rebooted, resume)
+    return _at_rest(facts, rebooted, resume, thaw)
 
 
 def _seen(facts: GuestFacts) -> bool:
@@ -119,12 +131,27 @@ def _without_record(facts: GuestFacts) -> Verdict:
     if facts.deleted.value and facts.disks.value:
         return Verdict(Act.REAP, "deleted-disks",
                        "The control plane says it is deleted; its disks are still here.", "reap")
+    if facts.elsewhere.known and facts.elsewhere.value:
+        return _belongs_elsewhere(facts)
     return Verdict(Act.REPORT, "unclaimed",
                    "It is on this host, and the control plane has no record of it here.")
 
 
+def _belongs_elsewhere(facts: GuestFacts) -> Verdict:
+    fields = data(facts.elsewhere.value)
+    where = f"The control plane has it on host {fields.get('host')}"
+    if fields.get("vm_state") == states.RESIZED or fields.get("task_state") is not None:
+        return Verdict(Act.NOTHING, "under-way", f"{where}, and it is still on its way: what is "
+                       "here is kept.")
+    if facts.domain.value is None and not facts.claims:
+        return Verdict(Act.NOTHING, "seen-disks", f"{where}, and its disks are seen from here.")
+    return Verdict(Act.REAP, "moved-behind-us", f"{where}: what is left of it here is cleared, as "
+                   "soon as that host has proven that it has it.", "vacate")
+
+
 def _with_task(facts: GuestFacts, task: str, waited: bool) -> Verdict:
-    verb = TASK_VERBS.get(task) or ("reboot" if is_reboot(facts.fields) else "")
+    verb = next((name for name, operation in OPERATIONS.items() if task in operation.adopts
+                 and operation.adopted(facts.fields) is not None), "")
     if not waited:
         return Verdict(Act.WAIT, "fresh-task", f"Task {task} may have its message on the way.",
                        verb)
@@ -142,32 +169,89 @@ def _with_task(facts: GuestFacts, task: str, waited: bool) -> Verdict:
                    f"Task {task} is set, and this version does not carry it out.")
 
 
-def _at_rest(facts: GuestFacts, rebooted: bool, resume: bool) -> Verdict:
+def _at_rest(facts: GuestFacts, rebooted: bool, resume: bool, thaw: bool) -> Verdict:
     vm_state, domain = facts.fields.get("vm_state"), facts.domain.value
     recorded = facts.fields.get("power_state") or states.NOSTATE
     seen = domain.power_state if domain else states.NOSTATE
-    off = domain is None or seen in OFF
-    if vm_state == states.ACTIVE and off:
-        if rebooted and resume and recorded == states.RUNNING and facts.disks.value:
-            return Verdict(Act.START, "host-boot", "It ran before the host went down.", "start")
-        if domain is None:
-            return Verdict(Act.REPORT, "missing-domain",
-                           "It should run, and the hypervisor does not know it. A hard reboot "
-                           "defines and starts it again from its disks.")
+    if domain is not None and domain.job == "save":
+        return Verdict(Act.WAIT, "saving", "The hypervisor writes its memory to disk.")
+    if vm_state == states.ACTIVE and (domain is None or seen in OFF) and rebooted and resume \
+            and recorded == states.RUNNING and facts.disks.value:
+        asleep = domain is not None and domain.saved
+        return Verdict(Act.START, "host-boot", "It ran before the host went down.",
+                       "resume" if asleep else "start")
+    if domain is None:
+        return _without_domain(vm_state)
+    if vm_state in (states.ACTIVE, states.PAUSED) and seen in OFF:
+        if domain.saved:
+            return Verdict(Act.SYNC, "saved-outside",
+                           "It is off with its memory saved, which nobody here asked for: it "
+                           "becomes suspended, so that a resume continues it.")
         return Verdict(Act.SYNC, "stopped-itself",
                        f"It is {states.POWER_NAMES[seen]} ({domain.reason}): it becomes stopped.")
-    if seen != recorded and domain is not None:
+    if vm_state == states.ACTIVE and seen == states.POWER_PAUSED and thaw \
+            and domain.reason in CURABLE:
+        return Verdict(Act.THAW, "thaw", "QEMU paused it because its storage failed: it is let "
+                       "run, to see whether that is over.", "unpause")
+    if seen != recorded:
         return Verdict(Act.SYNC, "power-state",
                        f"Its power state is {states.POWER_NAMES.get(seen, seen)} "
                        f"({domain.reason}), recorded as "
                        f"{states.POWER_NAMES.get(recorded, recorded)}.")
+    return _agreed(facts, vm_state, seen)
+
+
+def _without_domain(vm_state: str | None) -> Verdict:
+    if vm_state in HERE:
+        return Verdict(Act.REPORT, "missing-domain",
+                       f"It should be {vm_state} here, and the hypervisor does not know it. A hard "
+                       "reboot defines and starts it again from its disks.")
     return Verdict(Act.NOTHING, "settled", "Nothing is going on, and all agrees.")
+
+
+def _agreed(facts: GuestFacts, vm_state: str | None, seen: int) -> Verdict:
+    """The power state is as recorded; is it what the guest's vm_state means?"""
+    domain = facts.domain.value
+    if vm_state == states.ACTIVE and seen == states.POWER_PAUSED:
+        return Verdict(Act.REPORT, "frozen", "It is active, and stands still: " + frozen(domain))
+    if vm_state == states.SUSPENDED and seen in OFF and not domain.saved:
+        return Verdict(Act.REPORT, "memory-missing",
+                       "It is suspended, and its saved memory is not on this host. A hard reboot "
+                       "boots it from its disks.")
+    if seen in AWAKE and any(claim.kind == "unplugged" for claim in facts.claims):
+        return Verdict(Act.REPORT, "devices-out",
+                       "It runs without devices that were unplugged when it was suspended, since "
+                       "they could not be put back. A hard reboot gives it all of them.")
+    return Verdict(Act.NOTHING, "settled", "Nothing is going on, and all agrees.")
+
+
+def frozen(domain: Any) -> str:
+    """Why the hypervisor paused a guest, and what to do, for people."""
+    hint = FROZEN.get(domain.reason, "the hypervisor paused it ({reason}). Look at its log under "
+                      "/var/log/libvirt/qemu; virsh resume {uuid} lets it go on.")
+    return hint.format(uuid=domain.uuid, reason=domain.reason or "it gives no reason")
+
+
+def thaw_due(tries: Sequence[float], now: float) -> bool:
+    """Whether a guest that QEMU paused may be let run once more: at once, then after pauses that
+    double from a minute on, a bounded number of times within a day.
+
+    :param tries: when it was let run before, seconds since the epoch.
+    """
+    lately = [at for at in tries if now - at < DAY]
+    if not lately:
+        return True
+    return len(lately) < THAWS and now - max(lately) >= THAW_SECONDS * 2 ** (len(lately) - 1)
 
 
 def power_changes(facts: GuestFacts) -> dict[str, Any]:
     """The states to save for a SYNC verdict."""
-    domain = facts.domain.value
+    domain, vm_state = facts.domain.value, facts.fields.get("vm_state")
     changes: dict[str, Any] = {"power_state": domain.power_state}
-    if facts.fields.get("vm_state") == states.ACTIVE and domain.power_state in OFF:
-        changes["vm_state"] = states.STOPPED
+    if vm_state not in (states.ACTIVE, states.PAUSED) or domain.power_state not in OFF:
+        return changes
+    changes["vm_state"] = states.SUSPENDED if domain.saved else states.STOPPED
+    kept = facts.fields.get("system_metadata")
+    if domain.saved and kept is not None:  # for its resume
+        changes["system_metadata"] = {**kept, "old_vm_state": vm_state}
     return changes

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compute.model import states
+from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
+from compute.rpc.primitives import data
 from db.journal import rows
 
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
@@ -61,6 +63,8 @@ def _owners(facts: GuestFacts) -> list[Finding]:
     found = []
     kinds = {claim.kind for claim in facts.claims}
     owned = facts.record.value is not None
+    if not owned and facts.elsewhere.known and facts.elsewhere.value:
+        return _moved(facts)
     if facts.domain.value is not None and not owned:
         found.append(Finding("owner", facts.uuid, f"Domain {facts.domain.value.name} is ours and "
                              "the control plane has no such guest on this host.",
@@ -81,6 +85,21 @@ def _owners(facts: GuestFacts) -> list[Finding]:
     return found
 
 
+def _moved(facts: GuestFacts) -> list[Finding]:
+    """What is here of a guest that another host has: while it is on its way (or its resize waits to
+    be confirmed) that is the way back; disks alone may be on storage that both share."""
+    fields = data(facts.elsewhere.value)
+    on_its_way = fields.get("task_state") is not None or fields.get("vm_state") == states.RESIZED
+    if on_its_way or (facts.domain.value is None and not facts.claims):
+        return []
+    held = [f"domain {facts.domain.value.name}"] if facts.domain.value else []
+    held += sorted(claim.kind for claim in facts.claims)
+    return [Finding("owner", facts.uuid, f"It belongs to host {fields.get('host')} by now, and "
+                    f"this is still here: {', '.join(held)}.",
+                    "It is cleared when that host has proven that it has it: "
+                    f"magnetar explain {facts.uuid}")]
+
+
 def _agreement(facts: GuestFacts) -> list[Finding]:
     """P2, and states that agree."""
     if facts.record.value is None or not (facts.domain.known and facts.disks.known):
@@ -93,16 +112,45 @@ def _agreement(facts: GuestFacts) -> list[Finding]:
     if task is not None:
         found.append(Finding("task", facts.uuid, f"Task {task} is set and no operation of ours "
                              "works on it.", "It is adopted when its message counts as lost."))
-    running = facts.domain.value is not None and \
-        facts.domain.value.power_state == states.RUNNING
-    if task is None and vm_state == states.ACTIVE and not running:
-        found.append(Finding("power", facts.uuid, "It is active and does not run.",
-                             f"magnetar server reboot --hard {facts.uuid}"))
-    if task is None and vm_state == states.STOPPED and running:
+    else:
+        found += _power(facts, vm_state)
+    return found
+
+
+def _power(facts: GuestFacts, vm_state: str | None) -> list[Finding]:
+    """What the hypervisor has fits what the guest is said to be."""
+    found = []
+    domain, uuid = facts.domain.value, facts.uuid
+    running = domain is not None and domain.power_state == states.RUNNING
+    paused = domain is not None and domain.power_state == states.POWER_PAUSED
+    hard = f"magnetar server reboot --hard {uuid}"
+    if vm_state == states.ACTIVE and paused:
+        found.append(Finding("power", uuid, f"It is active and stands still: {frozen(domain)}",
+                             f"magnetar explain {uuid}"))
+    elif vm_state == states.ACTIVE and not running:
+        found.append(Finding("power", uuid, "It is active and does not run.", hard))
+    if vm_state == states.PAUSED and running:
+        found.append(Finding("power", uuid, "It is paused in the control plane and runs: somebody "
+                             "let it go on behind our back.",
+                             f"virsh suspend {uuid}, or magnetar server unpause {uuid}"))
+    elif vm_state == states.PAUSED and not paused:
+        found.append(Finding("power", uuid, "It is paused in the control plane and is not in the "
+                             "hypervisor's memory.", hard))
+    if vm_state == states.SUSPENDED and (running or paused):
+        found.append(Finding("power", uuid, "It is suspended in the control plane and runs: "
+                             "somebody started it behind our back.",
+                             f"virsh managedsave {uuid}, or magnetar server resume {uuid}"))
+    elif vm_state == states.SUSPENDED and not (domain is not None and domain.saved):
+        found.append(Finding("memory", uuid, "It is suspended, and its saved memory is not here.",
+                             hard))
+    if (running or paused) and any(claim.kind == "unplugged" for claim in facts.claims):
+        found.append(Finding("devices", uuid, "It runs without devices that were unplugged when "
+                             "it was suspended.", hard))
+    if vm_state == states.STOPPED and running:
         found.append(Finding("power", facts.uuid, "It is stopped in the control plane and runs: "
                              "somebody started it behind our back.",
                              f"virsh shutdown {facts.uuid}, or magnetar server start"))
-    if vm_state == states.ERROR and running and task is None:
+    if vm_state == states.ERROR and running:
         found.append(Finding("power", facts.uuid, "It is in error in the control plane and runs.",
                              f"magnetar server reboot --hard {facts.uuid}, or delete it"))
     return found

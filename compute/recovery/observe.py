@@ -42,6 +42,8 @@ class GuestFacts:
     deleted: Fact  # bool: the control plane positively says deleted
     operation: OperationRow | None = None
     claims: tuple[Claim, ...] = ()
+    # Instance primitive of a guest that the control plane has on another host
+    elsewhere: Fact = Fact(None, False, "control plane", 0.0, "not asked")
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -85,6 +87,8 @@ def observe(world: World, context: Mapping[str, Any]) -> Observation:
     strays = sorted(known - set(records.value or {})) if records.known else []
     deleted = _look(world, "control plane",
                     lambda: world.conductor.deleted_among(context, strays))
+    elsewhere = _look(world, "control plane",
+                      lambda: world.conductor.elsewhere(context, strays))
 
     def of(fact: Fact, value: Any) -> Fact:
         return Fact(value if fact.known else None, fact.known, fact.source, fact.time, fact.why)
@@ -97,6 +101,8 @@ def observe(world: World, context: Mapping[str, Any]) -> Observation:
             record=of(records, (records.value or {}).get(uuid)),
             deleted=of(deleted if records.known else records,
                        uuid in (deleted.value or ())),
+            elsewhere=of(elsewhere if records.known else records,
+                         (elsewhere.value or {}).get(uuid)),
             operation=operations.get(uuid), claims=tuple(claims.get(uuid, ())))
         for uuid in sorted(known)
     }

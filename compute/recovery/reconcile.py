@@ -24,11 +24,10 @@ from compute.recovery import decide
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.observe import GuestFacts, Observation, observe
 from compute.steps.claim import need
-from db.journal import rows
 
 LOG = logging.getLogger(__name__)
 LOST_AFTER = 20.0  # seconds a task_state stands without an operation before its cast counts as lost
-DEEDS = (Act.ADOPT, Act.FAIL, Act.REAP, Act.SYNC, Act.START)
+DEEDS = (Act.ADOPT, Act.FAIL, Act.REAP, Act.SYNC, Act.START, Act.THAW)
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -79,12 +78,12 @@ class Reconciler:
         """The verdict about one guest, without acting on it."""
         row = facts.operation
         if row is not None:
-            begun = {s.name for s in self.world.journal.steps(row.id) if s.phase == rows.FORWARD}
-            final = self.manager.operations[row.verb].final
-            return decide.of_operation(row, final in begun, facts)
+            committed = self.manager.operations[row.verb].committed(
+                self.world.journal.steps(row.id))
+            return decide.of_operation(row, committed, facts)
         return decide.of_guest(
             facts, rebooted=rebooted, resume=self.world.conf.resume_guests_state_on_host_boot,
-            waited=self._waited(facts))
+            waited=self._waited(facts), thaw=self._may_thaw(facts))
 
     def _one(self, facts: GuestFacts, running: set[str], rebooted: bool) -> None:
         row = facts.operation
@@ -108,7 +107,7 @@ class Reconciler:
                 else {}
             self.world.journal.update(row.id, verdict=verdict.reason, **abort)
             self.manager.start(self.world.journal.row(row.id))
-        elif verdict.act in (Act.ADOPT, Act.REAP, Act.START):
+        elif verdict.act in (Act.ADOPT, Act.REAP, Act.START, Act.THAW):
             self._accept(facts, verdict)
         elif verdict.act is Act.SYNC:
             self._save(facts, decide.power_changes(facts))
@@ -120,13 +119,13 @@ class Reconciler:
 
     def _accept(self, facts: GuestFacts, verdict: Verdict) -> None:
         LOG.warning("Guest %s: %s", facts.uuid, verdict.reason)
-        args: dict[str, Any] = {"instance": facts.record.value}
+        args: dict[str, Any] = {"instance": facts.record.value or facts.elsewhere.value}
         if verdict.verb == "reap":
             args = {"instance": _stand_in(facts)}
-        if verdict.verb == "reboot":
-            args["reboot_type"] = decide.is_reboot(facts.fields)
         if verdict.verb == "unsupported":
             args["method"] = decide.UNSUPPORTED_TASKS[facts.fields["task_state"]]
+        elif verdict.act is Act.ADOPT:
+            args.update(self.manager.operations[verdict.verb].adopted(facts.fields) or {})
         request_id = f"{verdict.row}-{uuid.uuid4()}"
         self.manager.accept(verdict.verb, facts.uuid, request_id, args, self.context)
 
@@ -157,6 +156,16 @@ class Reconciler:
             return False
         first = self._tasks_seen.setdefault((facts.uuid, task), _since(facts))
         return self.world.clock.now() - first >= self.lost_after
+
+    def _may_thaw(self, facts: GuestFacts) -> bool:
+        """Whether a guest that QEMU paused may be let run once more: the journal has the tries."""
+        domain = facts.domain.value
+        if not self.world.conf.resume_paused_guests or domain is None \
+                or domain.power_state != states.POWER_PAUSED:
+            return False
+        tries = [row.created for row in self.world.journal.find(guest=facts.uuid, limit=100)
+                 if row.request_id.startswith("thaw-")]
+        return decide.thaw_due(tries, self.world.clock.now())
 
     def _forget_tasks(self, seen: Observation) -> None:
         present = {(f.uuid, f.fields.get("task_state")) for f in seen.guests.values()}

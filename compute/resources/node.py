@@ -21,6 +21,7 @@ from virt.storage import files
 
 LOG = logging.getLogger(__name__)
 BINARY = "nova-compute"
+HEARTBEAT_SECONDS = 5.0  # the least that a heartbeat waits for its answer
 IDENTITY_SINCE = 65  # service version from which the identity file must exist
 
 
@@ -127,8 +128,10 @@ class Node:
             return
         try:
             count = (data(self.service).get("report_count") or 0) + 1
-            self.service = self.conductor.save(self.context, self.service,
-                                               {"report_count": count})
+            # One that is lost is not waited for: the next one is due, and a host that waits for a
+            # whole [timeouts] conductor counts as down meanwhile.
+            soon = self.conductor.within(max(self.conf.report_interval, HEARTBEAT_SECONDS))
+            self.service = soon.save(self.context, self.service, {"report_count": count})
         except Refused as error:
             if error.code != "service_not_found":
                 raise

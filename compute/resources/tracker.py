@@ -14,10 +14,12 @@ from typing import Any
 from compute.errors import Refused
 from compute.model.guest import HostFacts
 from compute.rpc.primitives import Primitive, data, make
-from db.journal import Journal
+from db.journal import Claim, Journal
 from virt.driver import Driver
 
 KINDS = ("vcpus", "memory_mb", "disk_gb")
+# A guest that moves holds room twice: as it is here, and for its way in or back.
+HERE, MOVE = "resources", "resources-move"
 UNITS = {"vcpus": "vCPUs", "memory_mb": "MiB of memory", "disk_gb": "GiB of disk"}
 
 
@@ -55,25 +57,31 @@ class Tracker:
             * conf.disk_allocation_ratio,
         }
 
-    def used(self, before: str | None = None) -> dict[str, int]:
-        """How much is claimed of each kind; or only what was claimed before one guest's claim,
-        everything if it has none."""
+    def claims(self) -> list[Claim]:
+        """What guests hold of this host's room, oldest first."""
+        found = [c for kind in (HERE, MOVE) for c in self.journal.claims(kind=kind)]
+        return sorted(found, key=lambda c: (c.created, c.guest, c.kind))
+
+    def used(self, before: str | None = None, moving: bool = False) -> dict[str, int]:
+        """How much is claimed of each kind; or only what was claimed before one guest's claim (the
+        one for its move if ``moving``), everything if it has none."""
         total = dict.fromkeys(KINDS, 0)
-        claims = self.journal.claims(kind="resources")
-        for claim in sorted(claims, key=lambda c: (c.created, c.guest)):
-            if claim.guest == before:
+        for claim in self.claims():
+            if claim.guest == before and (claim.kind == MOVE) is moving:
                 break
             for kind in KINDS:
                 total[kind] += int(claim.data.get(kind, 0))
         return total
 
-    def check(self, guest: str, need: Mapping[str, int]) -> None:
+    def check(self, guest: str, need: Mapping[str, int], moving: bool = False) -> None:
         """See that a guest fits; when it has claimed already, beside all that claimed earlier, so
         that of several which claim at once the first ones stay.
 
+        :param moving: it is the room for a move, beside what the guest may have here already.
+
         :raises Refused: code ``no_room``, with the figures of everything that does not fit.
         """
-        limits, used = self.limits(), self.used(before=guest)
+        limits, used = self.limits(), self.used(guest, moving)
         short = [
             f"{need[kind]} {UNITS[kind]} asked for, {max(limits[kind] - used[kind], 0):g} of "
             f"{limits[kind]:g} free"
@@ -83,6 +91,11 @@ class Tracker:
             raise Refused(f"Guest {guest} does not fit on host {self.host}: {'; '.join(short)}.",
                           now="Nothing was made on this host.",
                           next="The scheduler is told and may try another host.", code="no_room")
+
+    @property
+    def address(self) -> str:
+        """This host's address, as the control plane has it."""
+        return self.facts().host_ip
 
     # -- what the control plane is told -------------------------------------------------------
     def compute_id(self, context: Mapping[str, Any]) -> int:
@@ -94,7 +107,7 @@ class Tracker:
     def fields(self) -> dict[str, Any]:
         """The ComputeNode's fields as of now."""
         facts, used = self.facts(), self.used()
-        claims = self.journal.claims(kind="resources")
+        guests = len({claim.guest for claim in self.claims()})
         memory_used = used["memory_mb"] + self.conf.reserved_host_memory_mb
         return {
             "vcpus": facts.vcpus, "memory_mb": facts.memory_mb, "local_gb": facts.disk_gb,
@@ -103,7 +116,7 @@ class Tracker:
             "free_ram_mb": facts.memory_mb - memory_used,
             "free_disk_gb": facts.disk_gb - used["disk_gb"],
             "disk_available_least": facts.disk_free_gb,
-            "running_vms": len(claims), "current_workload": 0,
+            "running_vms": guests, "current_workload": 0,
             "hypervisor_type": facts.hypervisor_type,
             "hypervisor_version": facts.hypervisor_version,
             "hypervisor_hostname": facts.hypervisor_hostname, "host_ip": facts.host_ip,
@@ -116,7 +129,7 @@ class Tracker:
                 make("HVSpec", {"arch": arch, "hv_type": hv, "vm_mode": mode})
                 for arch, hv, mode in facts.supported],
             "metrics": "[]",
-            "stats": {"failed_builds": "0", "num_instances": str(len(claims))},
+            "stats": {"failed_builds": "0", "num_instances": str(guests)},
         }
 
     def report(self, context: Mapping[str, Any], refresh: bool = False) -> bool:

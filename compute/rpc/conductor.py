@@ -6,6 +6,7 @@ sent along), ``object_class_action_versions`` (a method on a class), ``object_ba
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,12 @@ class ConductorClient:
         self._client = client
         self._base = client.prepare(namespace="baseapi", version="1.0")
         self._task = client.prepare(namespace="compute_task", version="1.25")
+
+    def within(self, seconds: float) -> ConductorClient:
+        """The same with another patience: for what is said again soon, as a heartbeat is."""
+        hasty = copy.copy(self)
+        hasty._client = self._client.prepare(timeout=seconds)
+        return hasty
 
     def _call(self, client: Any, context: Context, doing: str, method: str, **args: Any) -> Any:
         self.calls += 1
@@ -97,6 +104,16 @@ class ConductorClient:
             {"deleted": True, "soft_deleted": False, "uuid": uuids}, use_slave=True)
         return {data(p)["uuid"] for p in objects(found) if data(p).get("deleted")}
 
+    def elsewhere(self, context: Context, uuids: list[str]) -> dict[str, Primitive]:
+        """Those of these guests that the control plane has on another host, by uuid."""
+        if not uuids:
+            return {}
+        found = self.class_action(
+            context, "InstanceList", "get_by_filters", {"deleted": False, "uuid": uuids},
+            expected_attrs=["system_metadata"], use_slave=True)
+        return {data(p)["uuid"]: p for p in objects(found)
+                if data(p).get("host") not in (None, self.host)}
+
     def destroy_instance(self, context: Context, prim: Primitive) -> None:
         """Mark an Instance deleted; quiet if it is."""
         try:
@@ -105,6 +122,30 @@ class ConductorClient:
             if error.code != "guest_not_found":
                 raise
 
+    def drop_migration_context(self, context: Context, prim: Primitive) -> Primitive:
+        """Take the MigrationContext off an Instance; quiet if there is none."""
+        bare = clean(prim)
+        self.object_action(context, bare, "drop_migration_context")
+        return clean(bare, {"migration_context": None})
+
+    # -- migrations ---------------------------------------------------------------------------
+    def migration(self, context: Context, id: int) -> Primitive:
+        """A Migration by its id. Raises Refused(code='migration_not_found')."""
+        return self.class_action(context, "Migration", "get_by_id", id)
+
+    def migrations(self, context: Context, filters: Mapping[str, Any]) -> list[Primitive]:
+        """Migrations by Nova's filters: ``instance_uuid``, ``status`` (one or a list), ``host``
+        (either end), ``source_compute``, ``migration_type``."""
+        return objects(self.class_action(
+            context, "MigrationList", "get_by_filters", dict(filters)))
+
+    def moves_here(self, context: Context, node: str) -> list[Primitive]:
+        """Migrations from and to this host that have not ended, in one call. A resize that waits
+        to be confirmed is one of them."""
+        return objects(self.class_action(
+            context, "MigrationList", "get_in_progress_by_host_and_node", self.host, node))
+
+    # -- block devices ------------------------------------------------------------------------
     def bdms(self, context: Context, uuid: str) -> list[Primitive]:
         """The block device mappings of an instance."""
         return objects(self.class_action(
@@ -152,6 +193,14 @@ class ConductorClient:
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
             raise from_remote(error, "hand the build back") from error
 
+    def migrate_server(self, context: Context, **args: Any) -> None:
+        """Hand a resize back, to be tried on another host. A cast, as Nova's."""
+        self.calls += 1
+        try:
+            self._task.cast(context, "migrate_server", **args)
+        except Exception as error:  # noqa: BLE001 - translated, never swallowed
+            raise from_remote(error, "hand the resize back") from error
+
     # -- our own namespace on an embedded control plane -----------------------------------------
     def magnetar(self, context: Context, method: str, **args: Any) -> Any:
         """Call our namespace ``magnetar`` 1.0 on the embedded control plane."""
@@ -160,7 +209,7 @@ class ConductorClient:
 
 
 _LIST_MEMBERS = {"InstanceList": "Instance", "ComputeNodeList": "ComputeNode",
-                 "BlockDeviceMappingList": "BlockDeviceMapping"}
+                 "BlockDeviceMappingList": "BlockDeviceMapping", "MigrationList": "Migration"}
 
 
 def _manifest(objname: str) -> dict[str, str]:

@@ -24,6 +24,10 @@ TYPES: dict[str, tuple[type, ...]] = {
     "limits": (dict, NoneType), "host_list": (list, NoneType), "bdms": (dict, NoneType),
     "clean_shutdown": (bool,), "reboot_type": (str,), "tail_length": (int, str, NoneType),
     "instances": (list,), "events": (list,), "enabled": (bool,),
+    "migration": (dict, NoneType), "migrate_data": (dict, NoneType), "dest": (str,),
+    "disk": (str,), "dest_check_data": (dict,), "block_migration": (bool, NoneType),
+    "disk_over_commit": (bool, NoneType), "destroy_disks": (bool,), "flavor": (dict, NoneType),
+    "disk_info": (str,), "image_ref": (str, NoneType), "recreate": (bool,),
 }
 
 

@@ -18,7 +18,9 @@ from compute.manager import Manager
 from compute.model import wire
 from compute.rpc.contract import METHODS, VERSION, Method
 from compute.rpc.exceptions import to_nova
+from compute.rpc.moves import MoveHandlers
 from compute.rpc.primitives import data, objects
+from db.journal import OperationRow
 
 LOG = logging.getLogger(__name__)
 TOPICS = ("compute", "compute-alt")
@@ -30,17 +32,18 @@ def as_dict(context: Any) -> dict[str, Any]:
     return dict(context.to_dict() if hasattr(context, "to_dict") else context or {})
 
 
-class Handlers:
+class Handlers(MoveHandlers):
     """What the agent does for each method that it can carry out: ``method(context, args)``."""
 
     def __init__(self, manager: Manager):
         self.manager = manager
         self.world = manager.world
 
-    def _accept(self, verb: str, context: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+    def _accept(self, verb: str, context: Mapping[str, Any],
+                args: Mapping[str, Any]) -> OperationRow:
         guest = wire.instance_of(args)["uuid"]
         request_id = context.get("request_id") or f"message-{uuid.uuid4()}"
-        self.manager.accept(verb, guest, request_id, args, context)
+        return self.manager.accept(verb, guest, request_id, args, context)
 
     def build_and_run_instance(self, context, args) -> None:
         self._accept("spawn", context, args)
@@ -56,6 +59,25 @@ class Handlers:
 
     def reboot_instance(self, context, args) -> None:
         self._accept("reboot", context, args)
+
+    def rebuild_instance(self, context, args) -> None:
+        """Evacuations; a rebuild in place is not carried out by this version."""
+        if args["recreate"]:
+            self._accept("evacuate", context, args)
+        else:
+            self.unsupported(METHODS["rebuild_instance"], context, args)
+
+    def pause_instance(self, context, args) -> None:
+        self._accept("pause", context, args)
+
+    def unpause_instance(self, context, args) -> None:
+        self._accept("unpause", context, args)
+
+    def suspend_instance(self, context, args) -> None:
+        self._accept("suspend", context, args)
+
+    def resume_instance(self, context, args) -> None:
+        self._accept("resume", context, args)
 
     def get_console_output(self, context, args) -> str:
         """The console log's last ``tail_length`` lines, or all that is kept (100 KiB)."""

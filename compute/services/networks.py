@@ -28,6 +28,10 @@ class NoNetworks:
     def deallocate(self, context: Mapping[str, Any], guest: str) -> None:
         """Nothing to give back."""
 
+    def bind(self, context: Mapping[str, Any], guest: str, host: str) -> tuple[Nic, ...]:
+        """No NICs go along."""
+        return ()
+
 
 class _Caller(Protocol):
     def magnetar(self, context: Mapping[str, Any], method: str, **args: Any) -> Any: ...
@@ -53,3 +57,7 @@ class EmbeddedNetworks:
         """Give the guest's ports back. Quiet if there are none."""
         self.conductor.magnetar(context, "network_deallocate", instance_uuid=guest)
 
+    def bind(self, context: Mapping[str, Any], guest: str, host: str) -> tuple[Nic, ...]:
+        """The guest's ports on a host that it moves to, with the networks as that host has them."""
+        found = self.conductor.magnetar(context, "network_bind", instance_uuid=guest, host=host)
+        return tuple(Nic.from_plain(plain) for plain in found)

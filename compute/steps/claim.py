@@ -15,10 +15,7 @@ from compute.rpc.primitives import data
 
 def need(flavor: Flavor) -> dict[str, int]:
     """What a flavor takes: vCPUs, memory in MiB, disk in GiB."""
-    return {
-        "vcpus": flavor.vcpus, "memory_mb": flavor.memory_mb,
-        "disk_gb": flavor.root_gb + flavor.ephemeral_gb + -(-flavor.swap_mb // 1024),
-    }
+    return flavor.need()
 
 
 class Claim(Step):

@@ -14,6 +14,7 @@ from compute.steps.disks import with_nics
 
 OFF = (states.SHUTDOWN, states.CRASHED, states.NOSTATE)
 ASK_AGAIN_SECONDS = 10.0  # a guest that was still booting did not hear the first request
+GENERATION = "magnetar_generation"  # in system_metadata: which incarnation of the guest it is
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
 
 

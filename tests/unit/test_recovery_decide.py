@@ -29,16 +29,21 @@ ROWS = {
     "fresh-task": Act.WAIT, "lost-cast": Act.ADOPT, "unsupported-task": Act.ADOPT,
     "lost-build": Act.FAIL, "foreign-task": Act.REPORT, "host-boot": Act.START,
     "missing-domain": Act.REPORT, "stopped-itself": Act.SYNC, "power-state": Act.SYNC,
-    "settled": Act.NOTHING,
+    "settled": Act.NOTHING, "saving": Act.WAIT, "saved-outside": Act.SYNC, "thaw": Act.THAW,
+    "moved-behind-us": Act.REAP, "under-way": Act.NOTHING, "seen-disks": Act.NOTHING,
+    "frozen": Act.REPORT, "memory-missing": Act.REPORT, "devices-out": Act.REPORT,
 }
+# What may be left to say of a guest whose power state was just corrected.
+SYNCED = ("settled", "frozen", "memory-missing", "devices-out")
 DESTRUCTIVE = (Act.REAP, Act.ROLLBACK, Act.FAIL)
-DEEDS = (*DESTRUCTIVE, Act.ADOPT, Act.SYNC, Act.START)
+DEEDS = (*DESTRUCTIVE, Act.ADOPT, Act.SYNC, Act.START, Act.THAW)
 POWERS = (states.NOSTATE, states.RUNNING, states.POWER_PAUSED, states.SHUTDOWN, states.CRASHED,
           states.POWER_SUSPENDED)
 TASKS = (None, states.SCHEDULING, states.NETWORKING, states.SPAWNING, states.DELETING,
          states.POWERING_OFF, states.POWERING_ON, states.REBOOTING, states.REBOOT_STARTED_HARD,
-         "pausing", "resize_prep")
-VM_STATES = (states.BUILDING, states.ACTIVE, states.STOPPED, states.ERROR)
+         "rescuing", "image_snapshot")
+VM_STATES = (states.BUILDING, states.ACTIVE, states.STOPPED, states.ERROR, states.PAUSED,
+             states.SUSPENDED)
 UNKNOWN = object()
 
 
@@ -60,8 +65,8 @@ def fact(value: object, source: str = "hypervisor") -> Fact:
     return Fact(value, True, source, 1.0)
 
 
-def domain(power: int) -> GuestState:
-    return GuestState(UUID, "instance-1", power, reason="why")
+def domain(power: int, reason: str = "why", **more: object) -> GuestState:
+    return GuestState(UUID, "instance-1", power, reason=reason, **more)
 
 
 def record(vm_state: str = states.ACTIVE, task: str | None = None,
@@ -71,19 +76,27 @@ def record(vm_state: str = states.ACTIVE, task: str | None = None,
 
 
 def guest(dom: object = None, disks: object = True, rec: object = None, deleted: object = False,
-          claims: bool = True) -> GuestFacts:
-    claim = Claim("domain", UUID, UUID, "op", {}, 1.0)
-    return GuestFacts(UUID, fact(dom), fact(disks, "disks"), fact(rec, "control plane"),
-                      fact(deleted, "control plane"), None, (claim,) if claims else ())
+          claims: bool = True, kinds: tuple[str, ...] = ("domain",),
+          elsewhere: object = None) -> GuestFacts:
+    held = tuple(Claim(kind, UUID, UUID, "op", {}, 1.0) for kind in kinds)
+    return GuestFacts(uuid=UUID, domain=fact(dom), disks=fact(disks, "disks"),
+                      record=fact(rec, "control plane"), deleted=fact(deleted, "control plane"),
+                      operation=None, claims=held if claims else (),
+                      elsewhere=fact(elsewhere, "control plane"))
+
+
+ELSEWHERE = (UNKNOWN, None, record(), record(states.RESIZED), record(task="migrating"))
 
 
 def worlds(records: list) -> Iterator[GuestFacts]:
     """Every combination of facts about one guest."""
-    domains = [UNKNOWN, None, *map(domain, POWERS)]
+    domains = [UNKNOWN, None, *map(domain, POWERS), domain(states.SHUTDOWN, saved=True),
+               domain(states.POWER_PAUSED, job="save"), domain(states.POWER_PAUSED, "ioerror")]
     bits = (UNKNOWN, True, False)
     for dom, disks, rec, deleted, claims in itertools.product(
             domains, bits, records, bits, (True, False)):
-        yield guest(dom, disks, rec, deleted, claims)
+        for other in ELSEWHERE if rec is None else (UNKNOWN,):
+            yield guest(dom, disks, rec, deleted, claims, ("domain", "unplugged"), other)
 
 
 def operation(**values: object) -> OperationRow:
@@ -103,11 +116,13 @@ class GuestTableTest(testtools.TestCase):
     def test_every_row_is_reached_and_none_other(self):
         reached = {}
         records = [UNKNOWN, None, *(record(v, t, p) for v, t, p in itertools.product(
-            VM_STATES, TASKS, (states.NOSTATE, states.RUNNING, states.SHUTDOWN)))]
+            VM_STATES, TASKS, (states.NOSTATE, states.RUNNING, states.SHUTDOWN,
+                               states.POWER_PAUSED)))]
         flags = list(itertools.product((False, True), repeat=3))
         for facts in worlds(records):
             for rebooted, resume, waited in flags:
-                verdict = of_guest(facts, rebooted=rebooted, resume=resume, waited=waited)
+                verdict = of_guest(facts, rebooted=rebooted, resume=resume, waited=waited,
+                                   thaw=resume)
                 if verdict.row not in reached:
                     reached[verdict.row] = verdict.act
                 self.check(facts, verdict, waited)
@@ -124,13 +139,16 @@ class GuestTableTest(testtools.TestCase):
         seen = facts.domain.known and facts.disks.known and facts.record.known
         if verdict.act in DEEDS and not seen:
             self.fail(f"{verdict} on an unknown fact: {facts}")
-        if verdict.act is Act.REAP and not (facts.deleted.known and facts.deleted.value is True
-                                            and facts.record.value is None):
+        gone = facts.deleted.known and facts.deleted.value is True
+        left = verdict.row == "moved-behind-us" and facts.elsewhere.value is not None
+        if verdict.act is Act.REAP and (facts.record.value is not None or not (gone or left)):
             self.fail(f"{verdict} without the control plane's word: {facts}")
         if verdict.act in (Act.ADOPT, Act.FAIL) and not waited:
             self.fail(f"{verdict}, and the message may be on its way: {facts}")
         if not verdict.reason:
             self.fail(f"{verdict} has no reason")
+        if verdict.act in (Act.START, Act.THAW) and facts.fields["vm_state"] != states.ACTIVE:
+            self.fail(f"{verdict} for a guest that shall not run: {facts}")
         if verdict.act is Act.SYNC:
             self.check_sync(facts, verdict)
 
@@ -138,15 +156,15 @@ class GuestTableTest(testtools.TestCase):
         """What is saved is what was seen, and afterwards there is nothing left to be saved."""
         changes = decide.power_changes(facts)
         self.assertEqual(facts.domain.value.power_state, changes["power_state"])
-        stopped = changes.get("vm_state") == states.STOPPED
-        self.assertEqual(verdict.row == "stopped-itself", stopped)
+        self.assertEqual({"stopped-itself": states.STOPPED, "saved-outside": states.SUSPENDED}.get(
+            verdict.row), changes.get("vm_state"))
         saved = make("Instance", {**facts.fields, **changes}, changes=())
         after = of_guest(replace(facts, record=fact(saved, "control plane")), rebooted=False,
                          resume=False, waited=False)
-        self.assertEqual("settled", after.row)
+        self.assertIn(after.row, SYNCED)
 
-    def verdict(self, facts, *, rebooted=False, resume=False, waited=True):
-        found = of_guest(facts, rebooted=rebooted, resume=resume, waited=waited)
+    def verdict(self, facts, *, rebooted=False, resume=False, waited=True, thaw=False):
+        found = of_guest(facts, rebooted=rebooted, resume=resume, waited=waited, thaw=thaw)
         return found.row, found.verb
 
     def test_lost_messages_by_their_task(self):
@@ -155,7 +173,9 @@ class GuestTableTest(testtools.TestCase):
                            (states.REBOOT_PENDING, "reboot"), (states.REBOOT_STARTED, "reboot"),
                            (states.REBOOTING_HARD, "reboot"),
                            (states.REBOOT_PENDING_HARD, "reboot"),
-                           (states.REBOOT_STARTED_HARD, "reboot")):
+                           (states.REBOOT_STARTED_HARD, "reboot"), (states.PAUSING, "pause"),
+                           (states.UNPAUSING, "unpause"), (states.SUSPENDING, "suspend"),
+                           (states.RESUMING, "resume")):
             facts = guest(domain(states.RUNNING), rec=record(task=task))
             self.assertEqual(("lost-cast", verb), self.verdict(facts))
             self.assertEqual(("fresh-task", verb), self.verdict(facts, waited=False))
@@ -182,6 +202,76 @@ class GuestTableTest(testtools.TestCase):
         facts = guest(domain(states.NOSTATE), rec=record())
         self.assertEqual("power-state", self.verdict(facts)[0])
         self.assertNotIn("vm_state", decide.power_changes(facts))
+
+    def test_a_guest_whose_memory_the_hosts_shutdown_saved_goes_on_from_it(self):
+        facts = guest(domain(states.SHUTDOWN, saved=True), rec=record())
+        self.assertEqual(("host-boot", "resume"), self.verdict(facts, rebooted=True, resume=True))
+        self.assertEqual(("saved-outside", ""), self.verdict(facts, rebooted=True))
+
+    def test_memory_that_somebody_saved_is_kept_for_a_resume(self):
+        for vm_state in (states.ACTIVE, states.PAUSED):
+            prim = make("Instance", {
+                "uuid": UUID, "vm_state": vm_state, "task_state": None, "power_state": 1,
+                "system_metadata": {"image_hw_disk_bus": "virtio"}}, changes=())
+            facts = guest(domain(states.SHUTDOWN, saved=True), rec=prim)
+            self.assertEqual("saved-outside", self.verdict(facts)[0])
+            self.assertEqual(
+                {"power_state": states.SHUTDOWN, "vm_state": states.SUSPENDED, "system_metadata":
+                 {"image_hw_disk_bus": "virtio", "old_vm_state": vm_state}},
+                decide.power_changes(facts))
+        bare = guest(domain(states.SHUTDOWN, saved=True), rec=record())
+        self.assertNotIn("system_metadata", decide.power_changes(bare), "others would be lost")
+
+    def test_suspended_guests_at_rest(self):
+        for dom, row in ((domain(states.SHUTDOWN, saved=True), "settled"),
+                         (domain(states.SHUTDOWN), "memory-missing"), (None, "missing-domain")):
+            facts = guest(dom, rec=record(states.SUSPENDED, None, states.SHUTDOWN))
+            for rebooted, resume in itertools.product((False, True), repeat=2):
+                self.assertEqual((row, ""), self.verdict(facts, rebooted=rebooted, resume=resume))
+
+    def test_paused_guests_at_rest(self):
+        for dom, row in ((domain(states.POWER_PAUSED, "user"), "settled"),
+                         (domain(states.SHUTDOWN), "stopped-itself"),
+                         (domain(states.SHUTDOWN, saved=True), "saved-outside"),
+                         (domain(states.RUNNING), "power-state"), (None, "missing-domain")):
+            facts = guest(dom, rec=record(states.PAUSED, None, states.POWER_PAUSED))
+            for rebooted, resume in itertools.product((False, True), repeat=2):
+                self.assertEqual((row, ""), self.verdict(facts, rebooted=rebooted, resume=resume))
+
+    def test_a_guest_that_is_being_saved_is_waited_for(self):
+        facts = guest(domain(states.POWER_PAUSED, "save", job="save"), rec=record())
+        self.assertEqual(("saving", ""), self.verdict(facts))
+
+    def test_a_guest_that_its_hypervisor_paused(self):
+        for reason, thawed in (("ioerror", True), ("postcopy_failed", False), ("user", False),
+                               ("", False), ("watchdog", False)):
+            dom = domain(states.POWER_PAUSED, reason)
+            facts = guest(dom, rec=record(power=states.POWER_PAUSED))
+            self.assertEqual("frozen", self.verdict(facts)[0])
+            self.assertEqual(("thaw", "unpause") if thawed else ("frozen", ""),
+                             self.verdict(facts, thaw=True))
+            text = of_guest(facts, rebooted=False, resume=False, waited=False).reason
+            self.assertIn({"postcopy_failed": "Do not resume"}.get(reason, "virsh resume"), text)
+
+    def test_it_is_let_run_at_growing_distances_and_not_for_ever(self):
+        self.assertTrue(decide.thaw_due([], 0.0))
+        tries, now = [], 0.0
+        while now < decide.DAY - 1:
+            if decide.thaw_due(tries, now):
+                tries.append(now)
+            now += 5
+        self.assertEqual([0.0, 60.0, 180.0, 420.0], tries[:4])
+        self.assertEqual(decide.THAWS, len(tries))
+        self.assertFalse(decide.thaw_due(tries, decide.DAY - 1))
+        self.assertTrue(decide.thaw_due(tries, tries[-1] + decide.DAY))
+
+    def test_devices_that_did_not_go_in_again_are_told(self):
+        kinds = ("domain", "unplugged")
+        facts = guest(domain(states.RUNNING), rec=record(), kinds=kinds)
+        self.assertEqual("devices-out", self.verdict(facts)[0])
+        asleep = guest(domain(states.SHUTDOWN, saved=True), kinds=kinds,
+                       rec=record(states.SUSPENDED, None, states.SHUTDOWN))
+        self.assertEqual("settled", self.verdict(asleep)[0])
 
     def test_a_domain_that_nobody_knows_is_reported(self):
         self.assertEqual(("unclaimed", ""), self.verdict(guest(domain(states.RUNNING))))

@@ -37,8 +37,11 @@ class InvariantTest(testtools.TestCase):
 
     def test_all_is_well(self):
         self.assertEqual([], self.rules(well()))
-        for vm_state, power in ((states.STOPPED, states.SHUTDOWN), (states.ERROR, states.SHUTDOWN)):
-            facts = well(domain=fact(domain(power)), record=fact(record(vm_state)))
+        for vm_state, dom in ((states.STOPPED, domain(states.SHUTDOWN)),
+                              (states.ERROR, domain(states.SHUTDOWN)),
+                              (states.PAUSED, domain(states.POWER_PAUSED)),
+                              (states.SUSPENDED, domain(states.SHUTDOWN, saved=True))):
+            facts = well(domain=fact(dom), record=fact(record(vm_state)))
             self.assertEqual([], self.rules(facts))
 
     def test_every_operation_ends(self):
@@ -80,6 +83,32 @@ class InvariantTest(testtools.TestCase):
         self.assertEqual(["power"], self.rules(well(domain=fact(None))))
         self.assertEqual(["power"], self.rules(well(domain=on, record=fact(record("stopped")))))
         self.assertEqual(["power"], self.rules(well(domain=on, record=fact(record("error")))))
+
+    def test_guests_asleep_agree(self):
+        on, paused = domain(states.RUNNING), domain(states.POWER_PAUSED, "ioerror")
+        off, saved = domain(states.SHUTDOWN), domain(states.SHUTDOWN, saved=True)
+        for vm_state, dom, rule, text in (
+                (states.ACTIVE, paused, "power", "stands still: its storage failed"),
+                (states.ACTIVE, saved, "power", "does not run"),
+                (states.PAUSED, on, "power", "let it go on behind our back"),
+                (states.PAUSED, off, "power", "not in the hypervisor's memory"),
+                (states.PAUSED, None, "power", "not in the hypervisor's memory"),
+                (states.SUSPENDED, on, "power", "somebody started it"),
+                (states.SUSPENDED, paused, "power", "somebody started it"),
+                (states.SUSPENDED, off, "memory", "its saved memory is not here"),
+                (states.SUSPENDED, None, "memory", "its saved memory is not here")):
+            [(found, what)] = self.check(well(domain=fact(dom), record=fact(record(vm_state))))
+            self.assertEqual(rule, found)
+            self.assertIn(text, what)
+
+    def test_a_guest_has_its_devices(self):
+        facts = well()
+        out = Claim("unplugged", UUID, UUID, "op", {"devices": ["<hostdev/>"]}, 1.0)
+        facts = replace(facts, claims=(*facts.claims, out))
+        self.assertEqual(["devices"], self.rules(facts))
+        asleep = replace(facts, domain=fact(domain(states.SHUTDOWN, saved=True)),
+                         record=fact(record(states.SUSPENDED)))
+        self.assertEqual([], self.rules(asleep))
 
     def test_what_cannot_be_seen_is_said_and_nothing_else_is_guessed(self):
         for name in ("domain", "disks", "record"):

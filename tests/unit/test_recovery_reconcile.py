@@ -143,7 +143,7 @@ class BootTest(HostBoot):
 class ApplyTest(ReconcileTest):
     def test_unsupported_tasks_are_cleared(self):
         self.booted()
-        self.conductor.set(UUID, task_state="pausing")
+        self.conductor.set(UUID, task_state="rescuing")
         self.run_pass()
         self.assertEqual((None, states.ACTIVE),
                          (self.fields()["task_state"], self.fields()["vm_state"]))

@@ -23,7 +23,13 @@ from tests.functional.control_support import wait_until
 CARRIED_OUT = {
     "build_and_run_instance", "terminate_instance", "start_instance", "stop_instance",
     "reboot_instance", "get_console_output", "external_instance_event", "set_host_enabled",
-    "get_host_uptime",
+    "get_host_uptime", "pause_instance", "unpause_instance", "suspend_instance",
+    "resume_instance", "prep_resize", "resize_instance", "finish_resize", "confirm_resize",
+    "revert_resize", "finish_revert_resize", "check_can_live_migrate_destination",
+    "check_can_live_migrate_source", "live_migration", "live_migration_abort",
+    "live_migration_force_complete", "pre_live_migration",
+    "post_live_migration_at_destination", "rollback_live_migration_at_destination",
+    "drop_move_claim_at_destination", "check_instance_shared_storage", "rebuild_instance",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",
@@ -34,7 +40,11 @@ EXPECTED_TO_NOVA = {
     "flavor_memory_too_small": "FlavorMemoryTooSmall", "network_missing": "NetworkNotFound",
     "host_not_found": "ComputeHostNotFound", "service_not_found": "ServiceNotFound",
     "service_too_old": "ServiceTooOld", "disk_full": "InsufficientFreeDiskSpace",
-    "no_valid_host": "NoValidHost",
+    "no_valid_host": "NoValidHost", "migration_not_found": "MigrationNotFound",
+    "disk_shrink": "CannotResizeDisk", "same_host": "UnableToMigrateToSelf",
+    "cannot_move": "MigrationPreCheckError", "incoming_busy": "IncomingMigrationsLimit",
+    "no_migration": "InvalidMigrationState", "timeout": "MigrationTimeout",
+    "lease_over": "MigrationError", "migration_failed": "MigrationError",
 }
 EXPECTED_FROM_NOVA = {
     "UnexpectedTaskStateError": (Refused, "stale"), "UnexpectedVMStateError": (Refused, "stale"),
@@ -51,6 +61,11 @@ EXPECTED_FROM_NOVA = {
     "InstanceActionEventNotFound": (Refused, "action_not_found"),
     "InstanceInfoCacheNotFound": (Refused, "guest_not_found"),
     "NoValidHost": (Refused, "no_valid_host"), "NetworkNotFound": (Refused, "network_missing"),
+    "MigrationNotFound": (Refused, "migration_not_found"),
+    "MigrationPreCheckError": (Refused, "cannot_move"),
+    "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
+    "MigrationTimeout": (Unknown, "timeout"),
+    "ComputeResourcesUnavailable": (Refused, "no_room"),
     "DBConnectionError": (Unknown, "conductor_database"),
     "DBDeadlock": (Retryable, "conductor_database"),
     "OperationalError": (Unknown, "conductor_database"),
@@ -198,7 +213,7 @@ class TableTest(testtools.TestCase):
     def test_each_cast_that_is_not_carried_out_clears_its_task_and_tells_the_tenant(self):
         casts = [m for m in METHODS.values()
                  if m.kind == "cast" and m.name not in CARRIED_OUT]
-        self.assertGreater(len(casts), 30)
+        self.assertGreater(len(casts), 15)
         for method in casts:
             with self.subTest(method.name):
                 self.unsupported(method)
@@ -220,7 +235,7 @@ class TableTest(testtools.TestCase):
     def test_each_call_that_is_not_carried_out_is_answered_so_and_nothing_is_begun(self):
         calls = [m for m in METHODS.values()
                  if m.kind == "call" and m.name not in CARRIED_OUT]
-        self.assertGreater(len(calls), 20)
+        self.assertGreater(len(calls), 15)
         for method in calls:
             with self.subTest(method.name):
                 args = self.args(method)

@@ -1,0 +1,117 @@
+"""Watches a transfer that the hypervisor carries out, and does what the policy decides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from compute.engine.run import Run
+from compute.errors import Refused
+from compute.migration import policy
+from compute.migration.estimate import seconds_left
+from compute.migration.policy import Action, Limits, State
+from compute.model.move import ENDED, JobSample, MovePlan
+
+LOG = logging.getLogger(__name__)
+QUICK, SLOW, QUICK_FOR = 0.1, 0.5, 10.0  # seconds between looks, at first and later
+REPORT_SECONDS = 5.0  # between two reports to the control plane, as Nova's
+MOST_SAMPLES = 4000
+
+
+class Monitor:
+    """One transfer out of this host.
+
+    :param limits: what it may do; see :func:`compute.migration.planning.limits_of`.
+    :param mark: told Nova's word for the migration's status when it changes.
+    :param report: told a sample every now and then.
+    """
+
+    def __init__(self, run: Run, plan: MovePlan, limits: Limits, mark: Callable[[str], None],
+                 report: Callable[[JobSample], None]):
+        self.run, self.plan, self.limits = run, plan, limits
+        self.mark, self.report = mark, report
+        self.world, self.guest = run.world, run.row.guest
+        self.samples: list[JobSample] = []
+        self.why = ""  # why the policy stopped it
+        self.state = self._remembered()
+
+    def _remembered(self) -> State:
+        claims = self.world.journal.claims(kind="transfer", guest=self.guest)
+        if claims and claims[0].operation == self.run.row.id:
+            return State.from_plain(claims[0].data)
+        return State(downtime_ms=self.plan.downtime_ms, bandwidth=self.plan.bandwidth)
+
+    def watch(self) -> JobSample | None:
+        """Watch until it has ended; returns the last sample, None if the hypervisor knows of no
+        migration of the guest (any more). Parking ends only the watching."""
+        began, reported = self.world.clock.now(), 0.0
+        while True:
+            sample = self.world.driver.job(self.guest)
+            if sample is None or sample.phase in ENDED:
+                return sample
+            self.samples = [*self.samples[-MOST_SAMPLES:], sample]
+            self._heed()
+            action = policy.decide(self.samples, self.limits, self.state)
+            self._act(action)
+            now = self.world.clock.now()
+            self._show(sample, action)
+            if now - reported >= REPORT_SECONDS:
+                reported = now
+                self.report(sample)
+            pause = QUICK if now - began < QUICK_FOR else SLOW
+            self.run.wait(self._told_to_stop, pause, heed=False)
+
+    def _told_to_stop(self) -> bool:
+        return bool(self.run.signals.abort) and not self.state.abort
+
+    def _heed(self) -> None:
+        """What people asked for since the last look."""
+        force = self.state.force
+        if not force and self.world.journal.claims(kind="force", guest=self.guest):
+            force = "live_migration_force_complete"
+        self.state = replace(self.state, abort=self.run.signals.abort or "", force=force)
+
+    def _act(self, action: Action) -> None:
+        driver = self.world.driver
+        if action.kind == policy.NOTHING:
+            return
+        LOG.info("Migration of guest %s: %s: %s", self.guest, action.kind, action.reason)
+        # Written down before it is done: after a restart it is done again, never forgotten.
+        after = self.state.after(action, self.samples)
+        self.world.journal.claim("transfer", self.guest, self.guest, self.run.row.id,
+                                 after.to_plain())
+        try:
+            if action.kind == policy.DOWNTIME:
+                driver.tune_job(self.guest, downtime_ms=action.value)
+            elif action.kind == policy.BANDWIDTH:
+                driver.tune_job(self.guest, bandwidth=action.value)
+            elif action.kind == policy.POSTCOPY:
+                self.mark("running (post-copy)")
+                driver.start_postcopy(self.guest)
+            elif action.kind == policy.RECOVER:
+                driver.recover_postcopy(self.guest, self.plan)
+            elif action.kind == policy.PAUSE:
+                driver.pause(self.guest)
+            elif action.kind == policy.ABORT:
+                self.why = action.reason
+                driver.abort_job(self.guest)
+        except Refused as error:  # it ended, or switched over, a moment ago: the next look tells
+            LOG.info("Migration of guest %s: %s", self.guest, error)
+        self.state = after
+
+    def _show(self, sample: JobSample, action: Action) -> None:
+        shown: dict[str, Any] = {
+            **sample.to_plain(), "reason": action.reason,
+            "seconds_left": seconds_left(self.samples), "updated_at": self.world.clock.now(),
+        }
+        self.world.transfers[self.guest] = shown
+        self.run.say(action.reason)
+
+
+def forget(run: Run) -> None:
+    """What a migration that ended leaves in the journal of its monitor."""
+    run.world.transfers.pop(run.row.guest, None)
+    for kind in ("transfer", "force", "slot"):
+        run.world.journal.release(guest=run.row.guest, kind=kind)

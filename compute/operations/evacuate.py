@@ -1,0 +1,56 @@
+"""evacuate: make a guest again whose host is gone (rebuild_instance with recreate)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.operation import OVERTAKEN, Operation
+from compute.model import wire
+from compute.steps.evacuation import (
+    TASKS,
+    Evacuated,
+    EvacuatedDisks,
+    EvacuatedDomain,
+    EvacuatedPower,
+    EvacuatedRecord,
+    EvacuationClaim,
+)
+from compute.steps.live_destination import PortsHere
+from compute.steps.live_ends import MigrationEnd
+from compute.steps.record import Event, Fault, Finish, Restore
+
+
+class Evacuate(Operation):
+    """Until ``record`` everything here can be undone, and the guest still belongs to its host."""
+
+    verb = "evacuate"
+    event = "compute_rebuild_instance"
+    pool = "moves"
+    steps = (
+        Evacuated(),        # it is still wanted, and its host is another
+        Event(),            # the tenant sees that it began
+        EvacuationClaim(),  # room on this host
+        PortsHere(),        # its networks are here
+        EvacuatedDisks(),   # shared ones, or new ones from its image
+        EvacuatedDomain(),  # defined, a newer incarnation
+        EvacuatedPower(),   # running, unless it was stopped
+        EvacuatedRecord(),  # it belongs to this host
+        MigrationEnd("done"),
+        Finish(),           # the tenant sees that it ended
+    )
+    final = "record"
+    conclusion = (Fault(), Restore(TASKS), MigrationEnd("failed"), Finish())
+    silent = OVERTAKEN
+    opens = "finish"
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        args = request["args"]
+        wire.instance_of(args)
+        if not args.get("recreate"):
+            raise wire.malformed("Argument 'recreate' has to be true for an evacuation.")
+
+    def seconds(self, conf: Any) -> float:
+        return conf.timeouts.build
+
+

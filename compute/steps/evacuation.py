@@ -1,0 +1,153 @@
+"""admission, disks, record: a guest whose host is gone is made again on this one.
+
+The control plane asks only when the other host is down and somebody confirmed that it is fenced;
+the lock manager guards disks on shared storage besides. The other host, should it come back, finds
+that its guests belong elsewhere and vacates them (see compute.operations.vacate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.run import Run
+from compute.engine.step import Step
+from compute.errors import Refused, Unknown
+from compute.model import states
+from compute.model.guest import CachedImage
+from compute.rpc.primitives import data
+from compute.steps.claim import need
+from compute.steps.disks import Image, remove_disks
+from compute.steps.domain import GENERATION, Domain, PowerOn
+from compute.steps.migration_record import mark
+from compute.steps.record import FOR_EVER, publish
+
+TASKS: list[str | None] = [states.REBUILDING, states.REBUILD_BLOCK_DEVICE_MAPPING,
+                           states.REBUILD_SPAWNING]
+
+def recorded_generation(fields: Mapping[str, Any]) -> int:
+    """The generation that the control plane's record knows; 1 for a guest that never moved."""
+    return int((fields.get("system_metadata") or {}).get(GENERATION) or 1)
+
+
+class Evacuated(Step):
+    """admission: the guest is still to be rebuilt here, and its host is another one."""
+
+    name = "admission"
+    attempts = FOR_EVER
+
+    def do(self, run: Run) -> dict[str, Any]:
+        run.instance = run.world.conductor.instance(run.context, run.row.guest)
+        fields = data(run.instance)
+        if fields.get("task_state") not in TASKS or fields.get("host") == run.world.host:
+            raise Refused(
+                f"Guest {run.row.guest} is not to be evacuated to this host: its task is "
+                f"{fields.get('task_state')}, its host {fields.get('host')}.",
+                now="Nothing was done.", next="Ask again if it is still wanted.", code="stale")
+        mark(run, "pre-migrating", dest_compute=run.world.host,
+             dest_node=run.world.inventory.node)
+        return {"vm_state": fields.get("vm_state"), "source": fields.get("host"),
+                "generation": recorded_generation(fields) + 1}
+
+
+class EvacuationClaim(Step):
+    """claim: room on this host."""
+
+    name = "claim"
+
+    def claims(self, run: Run) -> list:
+        run.world.inventory.check(run.row.guest, need(run.guest.flavor))
+        return [("resources", run.row.guest, need(run.guest.flavor))]
+
+    def do(self, run: Run) -> None:
+        run.world.inventory.check(run.row.guest, need(run.guest.flavor))
+        publish(run, {"task_state": states.REBUILD_SPAWNING}, TASKS)
+
+    def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
+        run.world.journal.release(guest=run.row.guest, kind="resources")
+
+
+class EvacuatedDisks(Step):
+    """disks: those on storage that both hosts share, else new ones from the image."""
+
+    name = "disks"
+
+    def claims(self, run: Run) -> list:
+        return [("disks", run.row.guest, {})]
+
+    def before(self, run: Run) -> Mapping[str, Any]:
+        shared = any(disk.role == "root" for disk in run.world.driver.disks(run.row.guest))
+        if run.request["args"].get("on_shared_storage") and not shared:
+            raise Refused(f"Guest {run.row.guest} was said to be on shared storage, and its disks "
+                          f"are not seen on host {run.world.host}.",
+                          now="Nothing was done.", next="Mount the storage here, or evacuate it "
+                          "without its disks, from its image.", code="disks_missing")
+        return {"shared": shared}
+
+    def do(self, run: Run) -> int:
+        found = run.world.driver.disks(run.row.guest)
+        if any(disk.role == "root" for disk in found):
+            return len(found)
+        base = Image().do(run)
+        secrets = run.world.secrets.load(run.row.id, "guest")
+        return len(run.world.driver.create_disks(
+            run.guest, CachedImage(**base) if base else None, secrets))
+
+    def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
+        if kept.get("shared"):
+            run.world.journal.release(guest=run.row.guest, kind="disks")
+        else:
+            remove_disks(run)
+
+
+class EvacuatedDomain(Domain):
+    """domain: a newer incarnation than the one on the host that is gone."""
+
+    def claims(self, run: Run) -> list:
+        return [("domain", run.row.guest, {
+            "generation": run.outcome("admission")["generation"], "name": run.guest.name})]
+
+
+class EvacuatedPower(PowerOn):
+    """power: running, unless it was stopped and shall stay so."""
+
+    def wanted(self, run: Run) -> bool:
+        target = run.request["args"].get("target_state")
+        return run.outcome("admission")["vm_state"] != states.STOPPED \
+            and target != states.STOPPED
+
+    def do(self, run: Run) -> None:
+        if self.wanted(run):
+            super().do(run)
+
+    def settle(self, run: Run) -> None:
+        if self.wanted(run):
+            super().settle(run)
+
+
+class EvacuatedRecord(Step):
+    """record: the guest belongs to this host."""
+
+    name = "record"
+    attempts = FOR_EVER
+
+    def do(self, run: Run) -> dict[str, Any]:
+        world, found = run.world, run.world.driver.state(run.row.guest)
+        power = found.power_state if found else states.NOSTATE
+        world.networks.bind(run.context, run.row.guest, world.host)
+        run.instance = world.conductor.instance(run.context, run.row.guest)
+        fields = data(run.instance)
+        if fields.get("host") == world.host and fields.get("task_state") is None:
+            return {"published": True}
+        changes = {
+            "host": world.host, "node": world.inventory.node, "launched_on": world.host,
+            "compute_id": world.inventory.compute_id(run.context), "task_state": None,
+            "vm_state": states.ACTIVE if power == states.RUNNING else states.STOPPED,
+            "power_state": power,
+            "system_metadata": {**(fields.get("system_metadata") or {}),
+                                GENERATION: str(run.outcome("admission")["generation"])},
+        }
+        if not publish(run, changes, TASKS):
+            raise Unknown(f"The record of guest {run.row.guest} changed while it was evacuated.",
+                          next="It is looked at again.", code="changed")
+        return {"published": True}

@@ -1,0 +1,166 @@
+"""Evacuation, and the host that comes back: rows 43 to 49 of the known partial failures."""
+
+from __future__ import annotations
+
+import uuid as uuids
+
+from compute.errors import Failed, Refused
+from compute.model import states
+from compute.rpc.primitives import data
+from db.journal import rows
+from tests import fakes
+from tests.functional.control_support import wait_until
+from tests.functional.live_support import CONTEXT, Agent, LiveTest
+
+
+class EvacuationTest(LiveTest):
+    def evacuate(self, guest: str, dest: Agent | None = None, **args) -> int:
+        """What the conductor does; returns the migration's id."""
+        dest = dest or self.two
+        prim = self.conductor.set(guest, task_state=states.REBUILDING)
+        migration = fakes.migration(guest, self.one.name, dest.name,
+                                    migration_type="evacuation", status="accepted")
+        self.conductor.add_migration(migration)
+        self.two.world.peers.cast(
+            {**CONTEXT, "request_id": f"req-{uuids.uuid4()}"}, dest.name, "rebuild_instance",
+            **{"instance": prim, "new_pass": None, "injected_files": None,
+               "image_ref": fakes.IMAGE_ID, "orig_image_ref": fakes.IMAGE_ID,
+               "orig_sys_metadata": None, "bdms": None, "recreate": True,
+               "on_shared_storage": None, "preserve_ephemeral": False, "migration": migration,
+               "scheduled_node": dest.name, "limits": {}, "request_spec": None,
+               "accel_uuids": [], "reimage_boot_volume": False, "target_state": None, **args})
+        return data(migration)["id"]
+
+    def crash_host(self) -> None:
+        """The first host loses power: its agent and its guests are gone."""
+        self.one.stop()
+        for uuid in list(self.one.world.driver.states()):
+            self.one.world.driver.power_off(uuid)
+
+    def passes(self, agent: Agent) -> None:
+        agent.reconciler.run_pass()
+        agent.at_rest()
+
+    def test_made_again_elsewhere(self):
+        guest = self.boot()
+        self.crash_host()
+        moving = self.evacuate(guest)
+        self.two.at_rest()
+        fields = self.conductor.fields(guest)
+        self.assertEqual(("host2", "active", None),
+                         (fields["host"], fields["vm_state"], fields["task_state"]))
+        self.assertEqual("2", fields["system_metadata"]["magnetar_generation"])
+        self.assertEqual("done", self.conductor.migration_fields(moving)["status"])
+        self.assertEqual(states.RUNNING, self.two.world.driver.state(guest).power_state)
+
+    def test_a_stopped_guest_stays_stopped(self):
+        guest = self.boot()
+        self.crash_host()
+        self.conductor.set(guest, vm_state=states.STOPPED)
+        self.evacuate(guest)
+        self.two.at_rest()
+        self.assertEqual("stopped", self.conductor.fields(guest)["vm_state"])
+        self.assertEqual(states.SHUTDOWN, self.two.world.driver.state(guest).power_state)
+
+    def test_row_43_the_source_comes_back_with_its_copy(self):
+        """It was not fenced and still runs the guest: its copy stops, and its disks are kept."""
+        guest = self.boot()
+        self.one.stop()  # only the agent
+        self.evacuate(guest)
+        self.two.at_rest()
+        self.one.start()
+        self.passes(self.one)
+        self.assertIsNone(self.one.world.driver.state(guest))
+        self.assertEqual([], self.one.world.journal.claims(guest=guest))
+        kept = list((self.one.world.driver.root / "_quarantine").iterdir())
+        self.assertEqual([guest], [path.name.split(".")[0] for path in kept])
+        self.assertEqual(states.RUNNING, self.two.world.driver.state(guest).power_state)
+
+    def test_row_44_the_source_comes_back_before_it_has_ended(self):
+        """Nothing is touched there while the evacuation goes on, and nothing when it fails."""
+        guest = self.boot()
+        self.crash_host()
+        self.conductor.set(guest, task_state=states.REBUILDING)
+        self.one.start()
+        self.passes(self.one)
+        self.assertIn(guest, self.one.world.driver.guest_dirs())
+        self.assertEqual(states.SHUTDOWN, self.one.world.driver.state(guest).power_state)
+        self.two.world.driver.power_on = _broken
+        moving = self.evacuate(guest)
+        self.two.at_rest()
+        self.assertEqual("failed", self.conductor.migration_fields(moving)["status"])
+        self.passes(self.one)
+        self.assertIn(guest, self.one.world.driver.guest_dirs())
+        self.assertTrue(self.one.world.driver.disks(guest))
+
+    def test_row_45_it_fails_late(self):
+        """The destination takes back all of its half; the guest still belongs to its host."""
+        guest = self.boot()
+        self.crash_host()
+        self.two.world.driver.power_on = _broken
+        moving = self.evacuate(guest)
+        self.two.at_rest()
+        [row] = self.two.operations(guest, "evacuate")
+        self.assertEqual(rows.UNDONE, row.state)
+        self.assertEqual("failed", self.conductor.migration_fields(moving)["status"])
+        fields = self.conductor.fields(guest)
+        self.assertEqual(("host1", None), (fields["host"], fields["task_state"]))
+        self.assertIsNone(self.two.world.driver.state(guest))
+        self.assertNotIn(guest, self.two.world.driver.guest_dirs())
+        self.assertEqual([], self.two.world.journal.claims(guest=guest))
+
+    def test_no_room(self):
+        guest = self.boot()
+        self.crash_host()
+        self.two.world.inventory.check = _full
+        moving = self.evacuate(guest)
+        self.two.at_rest()
+        self.assertEqual("failed", self.conductor.migration_fields(moving)["status"])
+        self.assertEqual([], self.two.world.journal.claims(guest=guest))
+
+    def test_nothing_is_cleared_without_a_proof(self):
+        """The record says another host, and that host does not know the guest."""
+        guest = self.boot()
+        self.conductor.set(guest, host="host2")
+        self.one.reconciler.run_pass()
+        self.one.reconciler.run_pass()
+        self.assertEqual(states.RUNNING, self.one.world.driver.state(guest).power_state)
+        self.assertIn(guest, self.one.world.driver.guest_dirs())
+        wait_until(lambda: "does not know it" in str(
+            self.one.operations(guest, "vacate")[0].message))
+        self.assertEqual(states.RUNNING, self.one.world.driver.state(guest).power_state)
+
+
+class SharedStorageTest(EvacuationTest):
+    """The disks are on storage that both hosts see."""
+
+    shared = True
+
+    def test_row_43_the_source_comes_back_with_its_copy(self):
+        """Its copy stops; the disks are the other host's and stay where they are."""
+        guest = self.boot()
+        self.one.stop()
+        self.evacuate(guest, on_shared_storage=True)
+        self.two.at_rest()
+        self.one.start()
+        self.passes(self.one)
+        self.assertIsNone(self.one.world.driver.state(guest))
+        self.assertTrue(self.two.world.driver.disks(guest))
+
+    def test_row_45_it_fails_late(self):
+        guest = self.boot()
+        self.crash_host()
+        self.two.world.driver.power_on = _broken
+        self.evacuate(guest)
+        self.two.at_rest()
+        self.assertIsNone(self.two.world.driver.state(guest))
+        self.assertTrue(self.one.world.driver.disks(guest))
+        self.assertEqual([], self.two.world.journal.claims(guest=guest))
+
+
+def _broken(uuid: str) -> None:
+    raise Failed(f"{uuid} does not start.", code="start_failed")
+
+
+def _full(guest, need) -> None:
+    raise Refused(f"Guest {guest} does not fit.", code="no_room")

@@ -1,0 +1,107 @@
+"""Real guests asleep: their counter and their console show that nothing was booted, nothing went
+back, whatever died meanwhile."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import libvirt
+
+from tests.integration import test_real_guest
+
+TASKS = {"pause": "paused", "unpause": "active", "suspend": "suspended", "resume": "active"}
+
+
+class RealSleepTest(test_real_guest.RealGuest):
+    test_life = test_libvirtd_is_absent_at_start = test_libvirtd_dies_during_a_build = None
+    test_a_guest_that_stops_by_itself_is_stopped_in_the_record = None
+
+    def setUp(self):
+        super().setUp()
+        self.agent.start()
+        self.agent.load_image()
+        self.create()
+        self.settled("active")
+        self.said(r"TICK \d+", 3)
+
+    def ticks(self) -> list[int]:
+        return [int(number) for number in re.findall(r"TICK (\d+)", self.console())]
+
+    def do(self, verb: str) -> None:
+        self.agent.call(f"server.{verb}", server=test_real_guest.NAME)
+        self.settled(TASKS[verb])
+
+    def goes_on(self) -> None:
+        """It counts, never went back, and was booted once only; every invariant holds."""
+        seen = len(self.ticks())
+        self.agent.until(lambda: len(self.ticks()) > seen + 1, 30, "the guest counting")
+        self.assertEqual(sorted(self.ticks()), self.ticks())
+        self.assertEqual(1, len(re.findall("GUEST-READY", self.console())))
+        self.assertEqual([], self.agent.call("audit")["findings"])
+
+    def in_the_save(self) -> str:
+        """Ask for a suspend, and return in the middle of the save; returns the operation."""
+        self.agent.call("server.suspend", server=test_real_guest.NAME)
+        self.agent.until(lambda: [o for o in self.agent.call("op.list") if o["step"] == "memory"],
+                         10, "the save")
+        time.sleep(0.4)
+        return self.agent.call("op.list")[0]["id"]
+
+    def domain(self) -> libvirt.virDomain:
+        connection = libvirt.open(self.daemon.uri)
+        self.addCleanup(connection.close)
+        return connection.lookupByName(self.shown()["instance_name"])
+
+    def test_all_four_verbs_and_agents_killed_in_them(self):
+        for verb in TASKS:
+            self.do(verb)
+        self.goes_on()
+        for verb, point in (("suspend", "suspend.memory.after_intent"),
+                            ("resume", "resume.power.after_effect"),
+                            ("suspend", "suspend.memory.after_effect"),
+                            ("resume", "resume.power.after_intent")):
+            self.agent.kill()
+            self.agent.start(kill_at=point)
+            self.agent.call(f"server.{verb}", server=test_real_guest.NAME)
+            self.assertTrue(self.agent.died(30), point)
+            self.agent.start()
+            self.settled(TASKS[verb])
+        self.goes_on()
+
+    def test_a_save_is_aborted_and_outlives_agent_and_libvirtd(self):
+        operation = self.in_the_save()
+        self.agent.call("op.abort", op=operation)
+        self.settled("active")
+        self.goes_on()
+        self.in_the_save()
+        self.agent.kill()
+        self.agent.start()
+        self.settled("suspended")
+        self.do("resume")
+        self.goes_on()
+        self.in_the_save()
+        self.daemon.kill()
+        self.daemon.start()
+        self.settled("suspended", 90)
+        self.do("resume")
+        self.goes_on()
+
+    def test_what_somebody_does_with_virsh(self):
+        domain = self.domain()
+        domain.suspend()
+        self.agent.until(lambda: "stands still" in str(self.agent.call("audit")["findings"]), 30,
+                         "the word that somebody paused it")
+        domain.resume()
+        domain.managedSave(0)
+        self.settled("suspended", 30)
+        self.do("resume")
+        self.goes_on()
+        self.do("suspend")
+        domain.managedSaveRemove()
+        self.agent.call("server.resume", server=test_real_guest.NAME)
+        self.settled("error")
+        self.assertIn("saved memory", self.shown()["fault"]["message"])
+        self.agent.call("server.reboot", server=test_real_guest.NAME, hard=True)
+        self.settled("active")
+        self.said("GUEST-READY", 2)
