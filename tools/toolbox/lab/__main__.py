@@ -1,0 +1,7 @@
+"""Entry of tools/lab."""
+
+import sys
+
+from tools.toolbox.lab.cli import main
+
+sys.exit(main())
