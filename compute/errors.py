@@ -77,6 +77,14 @@ class Parked(Exception):
     """
 
 
+class Turned(Exception):
+    """While an operation is undone, what it was to bring about has happened after all: it goes
+    forward again. Raised by a step's undo, before it took anything away.
+
+    Not one of the five kinds, since nothing went wrong.
+    """
+
+
 KINDS = {cls.kind: cls for cls in (Refused, Retryable, Failed, Unknown, NeedsOperator)}
 
 

@@ -20,6 +20,7 @@ from compute.errors import (
     NeedsOperator,
     Parked,
     Retryable,
+    Turned,
     Unknown,
     from_dict,
 )
@@ -198,6 +199,8 @@ class Runner:
             step.undo(run, left[-1].undo or {})
         except (Parked, SQLAlchemyError):
             raise
+        except Turned as turned:
+            return self._forward_again(str(turned))
         except Exception as error:  # noqa: BLE001 - tried again, or an operator is asked
             if not isinstance(error, MagnetarError):
                 LOG.exception("Undo of %s in %s %s", step.name, verb, run.row.id)
@@ -213,6 +216,13 @@ class Runner:
         if failure is not None:
             self._needs_operator(step, failure)
             return None
+        return 0
+
+    def _forward_again(self, why: str) -> float:
+        """What was undone so far is done again: every step may be done twice."""
+        LOG.warning("%s %s goes forward again: %s", self.run.row.verb, self.run.row.id, why)
+        self.run.signals.abort = None
+        self._set(state=rows.RUNNING, abort=None, error=None, attempts=0, message=why)
         return 0
 
     # -- telling ------------------------------------------------------------------------------

@@ -14,11 +14,19 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
-from compute.errors import Aborted, Failed, MagnetarError, NeedsOperator, Refused, Unknown
+from compute.errors import (
+    Aborted,
+    Failed,
+    MagnetarError,
+    NeedsOperator,
+    Refused,
+    Turned,
+    Unknown,
+)
 from compute.migration import truth
 from compute.migration.truth import HERE, Act, End, end_of
 from compute.model import states
-from compute.model.guest import CachedImage
+from compute.model.guest import CachedImage, GuestState
 from compute.rpc.primitives import data
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
@@ -151,8 +159,14 @@ class DisksHere(Step):
 
 
 def must_be_absent(run: Run) -> None:
-    """Raise Unknown while the hypervisor knows the guest: nothing is taken from under it."""
+    """Nothing is taken from under a guest that the hypervisor knows.
+
+    :raises Turned: it has come after all.
+    :raises Unknown: it is half received.
+    """
     found = run.world.driver.state(run.row.guest)
+    if end_of(found, source=False) in HERE:
+        raise Turned(f"Guest {run.row.guest} has come after all.")
     if found is not None:
         raise Unknown(f"Guest {run.row.guest} is {end_of(found, source=False).value} here while "
                       "its arrival is undone.", code="still_here")
@@ -178,12 +192,14 @@ class Arrival(Step):
 
     def settled(self, run: Run) -> bool:
         """True when the guest is here for good; raises when it will not come."""
-        state = run.world.driver.state(run.row.guest)
-        here = end_of(state, source=False)
-        if here is End.RUNNING and state is not None and not state.job \
-                and state.reason != "postcopy_failed":
+        if self.runs(run.world.driver.state(run.row.guest)):
             return True
         source, active = self.source(run)
+        # Looked at last: it may have come while the source was asked.
+        state = run.world.driver.state(run.row.guest)
+        here = end_of(state, source=False)
+        if self.runs(state):
+            return True
         if source is not End.UNKNOWN:
             self.heard = run.world.clock.now()
         silent = run.world.clock.now() - self.heard
@@ -217,6 +233,15 @@ class Arrival(Step):
                      f"magnetar op resolve {run.row.id} --as retry",
                 code=f"move_{judgement.row}")
         return False
+
+    @staticmethod
+    def runs(state: GuestState | None) -> bool:
+        """Whether the guest is here whole, which needs no other end's word."""
+        return end_of(state, source=False) is End.RUNNING and state is not None \
+            and not state.job and state.reason != "postcopy_failed"
+
+    def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
+        must_be_absent(run)
 
     def source(self, run: Run) -> tuple[End, bool]:
         """The source's end, and whether its half goes on."""

@@ -129,6 +129,11 @@ class LiveTest(testtools.TestCase):
             block_migration=block, migration=migration, migrate_data=answer)
         return data(migration)["id"]
 
+    @staticmethod
+    def wait(condition: Any, seconds: float = 20) -> None:
+        """Wait until it is true."""
+        wait_until(condition, seconds)
+
     def settled(self, uuid: str, seconds: float = 30) -> dict[str, Any]:
         """Wait until both agents rest; returns the guest's record."""
         for name in self.names:

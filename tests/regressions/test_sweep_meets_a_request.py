@@ -23,7 +23,7 @@ class SweepTest(testtools.TestCase):
         def active(operation):
             if part.exists():
                 part.rename(secrets.directory / "op1.guest")
-            return None
+            return
 
         secrets.sweep(active)
         self.assertEqual({}, secrets.load("op1", "guest"))
