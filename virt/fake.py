@@ -232,7 +232,7 @@ class FakeDriver(FakeMoves, FakeSize):
         if missing:
             raise Failed(f"Domain {uuid} cannot start: {missing} cannot be opened.",
                          code="hypervisor_error")
-        power = found.get("saved_as") if found.get("saved") else states.RUNNING
+        power: int = found["saved_as"] if found.get("saved") else states.RUNNING
         self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
         if not found.get("saved"):
             found["count"] = self.count_on_disk(uuid) or 0

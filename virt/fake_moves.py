@@ -10,20 +10,18 @@ that asked for it is gone.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from compute.errors import Failed, Refused, Retryable
+from compute.errors import Refused, Retryable
 from compute.model import move as moves
 from compute.model import states
-from compute.model.guest import CachedImage, Disk, Guest
-from compute.model.move import Check, JobSample, MovePlan
-from virt.fake_state import URI, FakeState, content_of, hooked, replace
+from compute.model.move import JobSample, MovePlan
+from virt.fake_arrivals import TARGETS, FakeArrivals
+from virt.fake_state import URI, FakeState, hooked, replace
 
-TARGETS = {"root": "vda", "ephemeral": "vdb", "swap": "vdc", "config": "sda"}
 BEFORE = (moves.SETUP, moves.PRECOPY, moves.SWITCHOVER)  # the guest is the source's
 AFTER = (moves.POSTCOPY, moves.POSTCOPY_PAUSED)  # it is the destination's, and needs the source
 POSTCOPY_REASONS = {moves.POSTCOPY: "postcopy", moves.POSTCOPY_PAUSED: "postcopy_failed"}
@@ -32,105 +30,12 @@ ON = (states.RUNNING, states.POWER_PAUSED)
 _starters = itertools.count(1)
 
 
-class FakeMoves(FakeState):
-    """See virt.driver.Driver, "to another host".
-
-    ``verdicts`` lets a test add checks: ``{"in": (Check, ...), "out": (...)}``.
-    """
-
-    verdicts: Mapping[str, tuple[Check, ...]] = {}
+class FakeMoves(FakeArrivals):
+    """See virt.driver.Driver, "to another host"."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.uri = URI + self.hostname
         self._starter = f"{os.getpid()}.{next(_starters)}"
-
-    # -- facts and checks ---------------------------------------------------------------------
-    def _facts(self) -> dict[str, Any]:
-        return {"host_uuid": self.hostname, "emulator_version": 1000000,
-                "libvirt_version": 1000000, "tls": True, "storage": self.storage,
-                "time": self.now()}
-
-    @hooked
-    def outgoing(self, uuid: str) -> Mapping[str, Any]:
-        found = self._need(uuid)
-        disks = [{"role": d.role, "target": TARGETS[d.role], "path": d.path, "format": d.format,
-                  "size": d.size, "allocated": d.size, "backing_image": self._backing(d)}
-                 for d in self._listed(self._dir(uuid))]
-        more = {name: list(found.get(key, ())) for name, key in (
-            ("immovable", "devices"), ("nics", "nics"))}
-        return {**self._facts(), "disks": disks, **found.get("size", {}), "machine": "fake-1.0",
-                "cpu": "<cpu/>", **more}
-
-    def _backing(self, disk: Disk) -> str | None:
-        base = (content_of(pathlib.Path(disk.path)) or {}).get("base")
-        return os.path.basename(base) if base else None
-
-    @hooked
-    def check_outgoing(self, uuid: str, incoming: Mapping[str, Any]) -> tuple[Check, ...]:
-        devices = self._need(uuid).get("devices", [])
-        return (Check("devices", not devices, ", ".join(devices) or "none that cannot move",
-                      "Detach them.", self.hostname),
-                Check("tls", True, "certificates are here", host=self.hostname),
-                *self.verdicts.get("out", ()))
-
-    @hooked
-    def incoming_facts(self) -> Mapping[str, Any]:
-        return self._incoming()
-
-    def _incoming(self) -> dict[str, Any]:
-        full = self.hostname in self.fabric.faults()["disk_full"]
-        return {**self._facts(), "uri": self.uri, "migrate_uri": "tcp://127.0.0.1",
-                "listen": "127.0.0.1", "machine_types": ["fake-1.0"],
-                "disk_free": 0 if full else 1 << 40}
-
-    @hooked
-    def check_incoming(self, guest: Guest, outgoing: Mapping[str, Any]) -> tuple[Check, ...]:
-        here = self._incoming()
-        other = outgoing["host_uuid"] != here["host_uuid"]
-        need = 0 if outgoing["storage"] == here["storage"] else \
-            sum(d["size"] for d in outgoing["disks"])
-        return (Check("host", other, "another host" if other else "both are one host",
-                      "Choose another host.", self.hostname),
-                Check("disk", need <= here["disk_free"], f"{need} bytes of {here['disk_free']}",
-                      "Free space.", self.hostname),
-                *self.verdicts.get("in", ()))
-
-    @hooked
-    def prepare_incoming(self, guest: Guest, outgoing: Mapping[str, Any],
-                         base: CachedImage | None) -> Mapping[str, Any]:
-        if self.hostname in self.fabric.faults()["disk_full"]:
-            raise Failed(f"{self.hostname} has no room for guest {guest.uuid}.", code="disk_full")
-        shared = outgoing["storage"] == self.storage
-        directory = self._dir(guest.uuid)
-        if not shared:
-            directory.mkdir(exist_ok=True)
-            for disk in outgoing["disks"]:
-                path = directory / os.path.basename(disk["path"])
-                if not path.exists():
-                    replace(path, json.dumps({"base": base.path if base else "", "count": 0,
-                                              "size": disk["size"]}).encode())
-            (directory / "console.log").touch()
-        return {**self._incoming(), "shared": shared, "incremental": base is not None,
-                "copy_disks": [] if shared else [d["target"] for d in outgoing["disks"]],
-                "rewrite": {"directory": str(directory)}}
-
-    @hooked
-    def arrived(self, guest: Guest) -> tuple[Disk, ...]:
-        found = self._need(guest.uuid)
-        directory = self._dir(guest.uuid)
-        if not (directory / "disks.json").exists():
-            roles = {"disk": ("root", "qcow2", "disk"), "disk.config": ("config", "raw", "cdrom")}
-            made = []
-            for name in found["disks"]:
-                role, form, device = roles[name]
-                path = directory / name
-                size = (content_of(path) or {}).get("size") or path.stat().st_size
-                made.append(Disk(role, str(path), form, size, device))
-            self._list(guest.uuid, made)
-        self._write(guest.uuid, {**found, "persistent": True,
-                                 "announced": found.get("announced", 0) + 1})
-        return self._listed(directory)
 
     # -- at the source ------------------------------------------------------------------------
     @hooked
@@ -268,15 +173,17 @@ class FakeMoves(FakeState):
 
         :param held: a test's hand: also while migrations are held.
         """
-        move = self.fabric.move(uuid)
-        if move is None or move["phase"] in moves.ENDED:
+        if not self._goes_on(self.fabric.move(uuid)):
             return
         with self.fabric.lock():
-            move = self.fabric.move(uuid)
-            faults = self.fabric.faults()
-            if self.hostname in (move["source"], move["destination"]) and \
-                    move["phase"] not in moves.ENDED and (held or not faults["hold"]):
+            move, faults = self.fabric.move(uuid) or {}, self.fabric.faults()
+            if self._goes_on(move) and self.hostname in (
+                    move["source"], move["destination"]) and (held or not faults["hold"]):
                 self._notch(move, faults)
+
+    @staticmethod
+    def _goes_on(move: Mapping[str, Any] | None) -> bool:
+        return move is not None and bool(move) and move["phase"] not in moves.ENDED
 
     def _notch(self, move: dict[str, Any], faults: Mapping[str, Any]) -> None:
         phase, source = move["phase"], self.at(move["source"])
@@ -321,7 +228,7 @@ class FakeMoves(FakeState):
         """The guest becomes the destination's: at once, or at first in need of the source."""
         uuid, plan = move["uuid"], move["plan"]
         source, there = self.at(move["source"]), self.at(move["destination"])
-        left, came = source._read(uuid), there._need(uuid)
+        left, came = source._read(uuid) or {}, there._need(uuid)
         completed = phase == moves.COMPLETED
         if move["phase"] in BEFORE:
             self._carry_disks(plan, source, there, uuid)

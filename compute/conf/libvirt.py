@@ -210,4 +210,20 @@ OPTS = [
         "QEMU, which takes up to a GiB. 16 to 64 saves memory with many small guests and "
         "translates more often.",
     ),
+    cfg.IntOpt(
+        "live_resize_max_vcpus",
+        min=0,
+        default=0,
+        help="vCPUs up to which running guests may grow ([DEFAULT] live_resize); each guest is "
+        "started with places for so many. 0 leaves a guest at its flavor's. More places cost "
+        "memory in QEMU and show in the guest as CPUs that are offline.",
+    ),
+    cfg.IntOpt(
+        "live_resize_max_memory_mb",
+        min=0,
+        default=0,
+        help="MiB up to which running guests may grow ([DEFAULT] live_resize); each guest is "
+        "started with this maximum, its balloon holding the rest. 0 leaves a guest at its "
+        "flavor's. A guest without a balloon driver sees and uses all of it.",
+    ),
 ]

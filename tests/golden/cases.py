@@ -84,6 +84,10 @@ CASES = {
         },
         "qemu", "none",
     ),
+    "growing": (
+        guest(vcpus=2), [ROOT], [],
+        {"live_resize_max_vcpus": 8, "live_resize_max_memory_mb": 4096}, "qemu", "none",
+    ),
     "windows": (
         guest(vcpus=2, properties={"hw_vif_model": "e1000e"}, os_type="windows"),
         [ROOT], [NIC], {"cpu_mode": "host-passthrough"}, "kvm", "writeback",

@@ -13,7 +13,7 @@ from oslo_config import cfg
 
 from compute import conf as magnetar_conf
 from tests.golden.cases import CASES, DIRECTORY, NETWORKS
-from virt.libvirt import builder, caps, hardware, networks
+from virt.libvirt import builder, caps, hardware, networks, size
 from virt.xml import base
 from virt.xml import metadata as xml_metadata
 from virt.xml import network as xml_network
@@ -31,6 +31,8 @@ def options(overrides):
     magnetar_conf.register(conf)
     conf([], default_config_files=[])
     for name, value in overrides.items():
+        if name not in conf.libvirt:
+            conf.register_opt(cfg.IntOpt(name, default=0), "libvirt")
         conf.set_override(name, value, group="libvirt")
     return conf
 
@@ -155,5 +157,14 @@ class TestEveryProperty(GoldenCase):
         xml_network.Host(mac="52:54:00:00:00:01", name="a", ip="10.0.0.5")
         xml_network.DHCP(hosts=[])
         xml_metadata.Ownership.parse(xml_metadata.Ownership(generation=1).to_xml())
+        rewritten = Domain.parse(build(CASES["growing"]).to_xml())
+        self.assertEqual(2, size.current_vcpus(rewritten))
+        disk = rewritten.devices.disks[0]
+        self.assertFalse(disk.backing_store)
+        screen = rewritten.devices.graphics[0]
+        screen.port = screen.socket = screen.former_listen = screen.listen_socket = None
+        self.assertEqual((None,) * 4, (screen.port, screen.socket, screen.former_listen,
+                                       screen.listen_socket))  # fmt: skip
+        self.assertEqual([], rewritten.devices.consoles)
         mine = {pair for pair in declared_properties() if not pair[0].startswith("Example")}
         self.assertEqual(set(), mine - touches.seen)

@@ -58,6 +58,8 @@ class PrivateLibvirtd(fixtures.Fixture):
     `uri` is what the agent and libvirt.open() connect to; it stays the same over restarts.
     """
 
+    ARGUMENTS: dict[str, list[str]] = {}  # further ones of the daemons, by name
+
     def __init__(self, kvm: bool = False) -> None:
         """With kvm=False the daemon sees no /dev/kvm and starts some seconds sooner."""
         super().__init__()
@@ -155,7 +157,8 @@ class PrivateLibvirtd(fixtures.Fixture):
             child = subprocess.Popen(
                 ["nsenter", "--target", str(self._holder.pid), "--mount", "--net"]
                 + [name, "--config", f"/etc/libvirt/{name}.conf"]
-                + ["--pid-file", str(pid_file)],
+                + ["--pid-file", str(pid_file)]
+                + self.ARGUMENTS.get(name, []),
                 env={"PATH": PATH},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -49,8 +49,13 @@ def identity(domain: Domain, plan: Plan) -> None:
 
 
 def size(domain: Domain, plan: Plan) -> None:
-    domain.memory, domain.memory_unit = plan.guest.flavor.memory_mb * 1024, "KiB"
-    domain.vcpus = plan.guest.flavor.vcpus
+    flavor, hardware = plan.guest.flavor, plan.hardware
+    domain.memory, domain.memory_unit = hardware.most_memory_mb * 1024, "KiB"
+    if hardware.most_memory_mb > flavor.memory_mb:  # the balloon takes the rest
+        domain.memory_now, domain.memory_now_unit = flavor.memory_mb * 1024, "KiB"
+    domain.vcpus = hardware.most_vcpus
+    if hardware.most_vcpus > flavor.vcpus:
+        domain.vcpus_online = flavor.vcpus
     domain.cputune = quota.cputune(plan.guest.flavor)
 
 
@@ -212,10 +217,7 @@ def nics(domain: Domain, plan: Plan) -> None:
             type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
             model=nic.model or hardware.vif_model,
         )  # fmt: skip
-        if nic.kind == "bridge":
-            made.bridge = nic.source
-        else:
-            made.network = nic.source
+        made.source = interface.InterfaceSource(**{nic.kind: nic.source})
         if made.model == "virtio":
             made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
             made.rx_queue_size = options.rx_queue_size

@@ -23,11 +23,13 @@ class Support:
 
 @dataclass(frozen=True)
 class HostCaps:
-    """A host as libvirt describes it; ``cpu_info`` has the shape of Nova's."""
+    """A host as libvirt describes it; ``cpu_info`` has the shape of Nova's, and ``uuid`` is what
+    libvirt tells hosts apart by."""
 
     arch: str
     cpu_info: Mapping
     support: Mapping[str, Support] = field(default_factory=dict)
+    uuid: str = ""
 
     def native(self) -> Support:
         """What the host offers for its own architecture. Raises Failed if that is nothing."""
@@ -62,7 +64,7 @@ def parse(text: str) -> HostCaps:
     support = {
         guest.arch.name: _support(guest.arch) for guest in caps.guests if guest.os_type == "hvm"
     }
-    return HostCaps(cpu.arch, info, support)
+    return HostCaps(cpu.arch, info, support, caps.host.uuid or "")
 
 
 def _support(arch) -> Support:

@@ -11,7 +11,7 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import libvirt
@@ -36,6 +36,7 @@ LIFECYCLE = {
 }
 CONNECTED = "connected"  # reported with an empty uuid: events may have been missed, look at all
 METADATA = "metadata"
+JOB = "job"
 OPEN_TIMEOUT = 10.0
 TICK = 1.0  # seconds the dispatcher waits for a word before it looks whether to stop
 
@@ -84,6 +85,7 @@ class _Session:
         for event, callback in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, self._on_metadata),
+            (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._on_job),
         ):
             self._events.append(handle.domainEventRegisterAny(None, event, callback, None))
 
@@ -110,12 +112,18 @@ class _Session:
     def _on_metadata(self, handle: Any, domain: Any, kind: int, uri: str, opaque: Any) -> None:
         self._put(("event", domain.UUIDString(), METADATA))
 
+    def _on_job(self, handle: Any, domain: Any, stats: dict, opaque: Any) -> None:
+        self._put((JOB, domain.UUIDString(), stats))
+
     def _on_close(self, handle: Any, reason: int, opaque: Any) -> None:
         self._put(("closed", self, ""))
 
 
 class Connection:
-    """Keeps one connection to ``uri`` open for as long as the agent runs."""
+    """Keeps one connection to ``uri`` open for as long as the agent runs.
+
+    ``on_job`` is called with the statistics of each job that ended, on the dispatcher's thread.
+    """
 
     def __init__(
         self, uri: str, calls: Calls, *, keepalive: tuple[int, int] = (5, 3), retry: float = 2.0
@@ -126,6 +134,7 @@ class Connection:
         self._words = concurrency.native_module("queue").SimpleQueue()
         self._session: _Session | None = None
         self._on_event: Callable[[str, str], None] = lambda uuid, what: None
+        self.on_job: Callable[[str, Mapping[str, Any]], None] = lambda uuid, stats: None
         self._stopping, self._ready = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble, self._given_up = "", False
@@ -202,9 +211,11 @@ class Connection:
                 self._dispatch(*word)
         self._drop()
 
-    def _dispatch(self, kind: str, subject: Any, what: str) -> None:
+    def _dispatch(self, kind: str, subject: Any, what: Any) -> None:
         if kind == "event":
             self._tell(subject, what)
+        elif kind == JOB:
+            self.on_job(subject, what)
         elif kind == "closed" and subject is self._session:
             LOG.warning(
                 "The connection to %s is lost. Guests keep running, what they do is not known. "

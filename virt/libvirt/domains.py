@@ -9,7 +9,7 @@ import libvirt
 
 from compute.errors import MagnetarError, Refused
 from compute.model.guest import GuestState
-from virt.libvirt import metadata
+from virt.libvirt import jobs, metadata
 from virt.libvirt.connection import Connection
 from virt.libvirt.notes import Notes
 from virt.libvirt.ownership import FOREIGN, Owned, OwnershipCache
@@ -32,12 +32,17 @@ class Domains:
     def __init__(self, connection: Connection, timeout: float, notes: Notes | None = None):
         self._connection, self._slow = connection, timeout * SLOW
         self.ownership = OwnershipCache(notes)
+        self._moving: set[str] = set()  # seen to migrate: looked at more closely
+        # Each tells the word of a job that this process began and libvirt perhaps has not yet.
+        self.begun: list[Callable[[str], str]] = []
 
     # -- observing --------------------------------------------------------------------------
     def states(self) -> Mapping[str, GuestState]:
-        """All domains, in two calls plus one for each domain not seen before.
+        """All domains, in three calls plus one for each domain not seen before, and one for each
+        that migrates.
 
-        After a restart or reconnect up to CONFIRM_AT_ONCE more, until all notes are confirmed.
+        After a restart or reconnect up to CONFIRM_AT_ONCE more, until all notes are confirmed. A
+        migration that a process before this one began is known once :meth:`state` has seen it.
         """
         ticket = self.ownership.ticket()
         found = self._connection.ask(
@@ -45,11 +50,8 @@ class Domains:
             libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
         )  # fmt: skip
         # Asked second: a domain that turns persistent in between is at worst called transient.
-        transient = self._connection.ask(
-            "list_transient_domains", libvirt.virConnect.listAllDomains,
-            libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
-        )  # fmt: skip
-        fleeting = {domain.UUIDString() for domain in transient}
+        fleeting = self._listed("transient", libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        saved = self._listed("saved", libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         result, confirm = {}, CONFIRM_AT_ONCE
         for domain, stats in found:
             uuid = domain.UUIDString()
@@ -60,12 +62,44 @@ class Domains:
                 confirm -= self.ownership.noted(uuid) is not None
                 owned = self._read_seen(domain, uuid, ticket)
             if owned is not None:
+                number, why = stats["state.state"], stats.get("state.reason", 0)
                 result[uuid] = _state(
-                    domain, stats["state.state"], stats.get("state.reason", 0),
-                    uuid not in fleeting, owned,
+                    domain, number, why, uuid not in fleeting, owned, uuid in saved,
+                    self._job_of(domain, uuid, number, why),
                 )  # fmt: skip
         self.ownership.keep_only(set(result))
         return result
+
+    def _listed(self, what: str, flags: int) -> set[str]:
+        found = self._connection.ask(
+            f"list_{what}_domains", libvirt.virConnect.listAllDomains, flags
+        )
+        return {domain.UUIDString() for domain in found}
+
+    def _job_of(self, domain: Any, uuid: str, number: int, why: int) -> str:
+        """The word for a listed domain's job; asks libvirt only where one is likely."""
+        likely = uuid in self._moving or (number, why) in jobs.DOUBTFUL or self._begun(uuid)
+        if (number, why) not in jobs.TELLING and not likely:
+            return ""
+        try:
+            return self.job(domain, uuid, number, why)
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return ""
+
+    def job(self, domain: Any, uuid: str, number: int, why: int) -> str:
+        """The word for a domain's job, asked now: see :attr:`GuestState.job`."""
+        found = ""
+        if number not in _OFF:
+            told = (number, why) in jobs.TELLING
+            found = jobs.word(number, why, None if told else jobs.read(self._connection, domain))
+            found = found or self._begun(uuid)
+        (self._moving.add if found in ("in", "out") else self._moving.discard)(uuid)
+        return found
+
+    def _begun(self, uuid: str) -> str:
+        return next((word for word in (ask(uuid) for ask in self.begun) if word), "")
 
     def _read_seen(self, domain: Any, uuid: str, ticket: int) -> Owned | None:
         """Ownership of a listed domain; None if it went away since it was listed."""
@@ -87,12 +121,20 @@ class Domains:
         try:
             number, why = self._connection.call("read_domain_state", domain.state)
             persistent = bool(self._connection.call("read_persistence", domain.isPersistent))
+            saved = number in _OFF and self.has_saved(domain)
+            job = self.job(domain, uuid, number, why)
         except Refused as error:
             if error.code == "guest_not_found":
                 return None
             raise
         owned = self.ownership.get(uuid) or self._read_seen(domain, uuid, ticket)
-        return None if owned is None else _state(domain, number, why, persistent, owned)
+        if owned is None:
+            return None
+        return _state(domain, number, why, persistent, owned, saved, job)
+
+    def has_saved(self, domain: Any) -> bool:
+        """Whether a domain's memory was saved to disk."""
+        return bool(self._connection.call("read_saved", domain.hasManagedSaveImage))
 
     def find(self, uuid: str) -> Any | None:
         """libvirt's handle of a domain, None if there is none."""
@@ -158,19 +200,24 @@ class Domains:
 
     def power_on(self, uuid: str, prepare: Callable[[], None]) -> None:
         """Start it unless it runs; ``prepare`` is called once it is known to be ours."""
-        domain = self._required(uuid)
+        domain = self.required(uuid)
         prepare()
         self._unless(domain, _ACTIVE, "start_domain", domain.create, timeout=self._slow)
 
     def shutdown(self, uuid: str) -> None:
         """Ask it to shut down: by its agent if that answers, else by ACPI."""
-        domain = self._required(uuid)
+        domain = self.required(uuid)
         self._unless(domain, _OFF, "shut_down_domain", domain.shutdown)
 
     def resume(self, uuid: str) -> None:
         """Let it go on, unless it does."""
-        domain = self._required(uuid)
+        domain = self.required(uuid)
         self._unless(domain, (libvirt.VIR_DOMAIN_RUNNING,), "resume_domain", domain.resume)
+
+    def pause(self, uuid: str) -> None:
+        """Stop its CPUs, unless they stand still."""
+        domain = self.required(uuid)
+        self._unless(domain, (libvirt.VIR_DOMAIN_PAUSED,), "pause_domain", domain.suspend)
 
     def power_off(self, uuid: str) -> None:
         """Stop it by force; quiet if it is off or gone."""
@@ -203,7 +250,8 @@ class Domains:
             self._connection.call("read_persistence", domain.isPersistent)
         )
 
-    def _required(self, uuid: str) -> Any:
+    def required(self, uuid: str) -> Any:
+        """The handle of a domain of ours. Raises Refused (guest_not_found, not_ours)."""
         domain = self._ours(uuid)
         if domain is None:
             raise Refused(
@@ -250,7 +298,9 @@ def _metadata(domain: Any) -> str | None:
         raise
 
 
-def _state(domain: Any, number: int, why: int, persistent: bool, owned: Owned) -> GuestState:
+def _state(
+    domain: Any, number: int, why: int, persistent: bool, owned: Owned, saved: bool, job: str
+) -> GuestState:
     return GuestState(
         uuid=domain.UUIDString(),
         name=domain.name(),
@@ -260,6 +310,8 @@ def _state(domain: Any, number: int, why: int, persistent: bool, owned: Owned) -
         ours=owned.ours,
         generation=owned.generation,
         operation=owned.operation,
+        saved=saved,
+        job=job,
     )
 
 

@@ -9,23 +9,27 @@ from typing import Any
 
 from oslo_log import log
 
-from compute.errors import MagnetarError, NeedsOperator, Retryable
-from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
-from virt.driver import Cancel, ImageSource, Progress
+from compute.errors import MagnetarError, NeedsOperator
+from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
 from virt.libvirt import host as this_host
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
 from virt.libvirt.domains import Domains
+from virt.libvirt.errand import connector
 from virt.libvirt.host import Host
+from virt.libvirt.movable import Movable
+from virt.libvirt.moves import Moves
 from virt.libvirt.networks import Networks
 from virt.libvirt.notes import Notes
+from virt.libvirt.sleep import Sleep
+from virt.libvirt.tls import Certificates
 from virt.libvirt.virttype import VirtType
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
 
 
-class LibvirtDriver:
+class LibvirtDriver(Movable):
     """Guests under libvirt and QEMU; their disks are the store's matter.
 
     :param conf: the global configuration.
@@ -35,20 +39,22 @@ class LibvirtDriver:
     name = "libvirt"
 
     def __init__(self, conf: Any, store: Any):
-        self.conf, self.store = conf, store
+        super().__init__(conf, store)
         options = conf.libvirt
         self.calls = Calls(options.call_workers, options.call_timeout)
-        self.connection = Connection(
-            options.connection_uri, self.calls,
-            keepalive=(options.keepalive_interval, options.keepalive_count),
-        )  # fmt: skip
+        keepalive = (options.keepalive_interval, options.keepalive_count)
+        self.connection = Connection(options.connection_uri, self.calls, keepalive=keepalive)
         notes = Notes(os.path.join(conf.state_path, "domains.notes"), options.connection_uri)
         self.domains = Domains(self.connection, options.call_timeout, notes)
         self.networks = Networks(self.connection)
         self.host = Host(self.connection)
+        self.certificates = Certificates()
+        connect = connector(options.connection_uri, keepalive)
+        self.sleep = Sleep(self.connection, self.domains, connect)
+        self.moves = Moves(self.connection, self.domains, connect)
+        self.connection.on_job = self.moves.completed
         self._virt_type = VirtType(options.virt_type, conf.state_path)
         self._on_event: Callable[[str, str], None] = lambda uuid, what: None
-        self._direct_io: dict[str, bool] = {}
 
     # -- the host ---------------------------------------------------------------------------
     def start(self, on_event: Callable[[str, str], None]) -> None:
@@ -117,9 +123,6 @@ class LibvirtDriver:
         except OSError as error:
             raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
 
-    def _console(self, uuid: str) -> str:
-        return os.path.join(self.conf.disk.instances_path, uuid, "console.log")
-
     # -- the domain -------------------------------------------------------------------------
     def define(
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
@@ -142,32 +145,11 @@ class LibvirtDriver:
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
         return decided.recorded()
 
-    def _cache_mode(self) -> str:
-        for entry in self.conf.libvirt.disk_cachemodes:
-            source, _, mode = entry.partition("=")
-            if source == "file":
-                return mode
-        path = self.conf.disk.instances_path
-        if path not in self._direct_io:
-            self._direct_io[path] = this_host.supports_direct_io(path)
-        return "none" if self._direct_io[path] else "writeback"
-
     def undefine(self, uuid: str) -> None:
         self.domains.undefine(uuid)
 
     def power_on(self, uuid: str) -> None:
         self.domains.power_on(uuid, lambda: self._prepare_console(uuid))
-
-    def _prepare_console(self, uuid: str) -> None:
-        try:
-            this_host.prepare_console(self._console(uuid))
-        except OSError as error:
-            raise Retryable(
-                f"The console log of {uuid} could not be made: {error.strerror}.",
-                now="The guest was not started.",
-                next=f"Check space and permissions of {error.filename}; it is tried again.",
-                code="console_unwritable",
-            ) from error
 
     def shutdown(self, uuid: str) -> None:
         self.domains.shutdown(uuid)
@@ -196,35 +178,3 @@ class LibvirtDriver:
 
     def release_address(self, network: str, mac: str) -> None:
         self.networks.release(network, mac)
-
-    # -- images and disks: the store --------------------------------------------------------
-    def disks(self, uuid: str) -> tuple[Disk, ...]:
-        return self.store.disks(uuid)
-
-    def guest_dirs(self) -> Iterable[str]:
-        return self.store.guest_dirs()
-
-    def cached_image(self, image: Image) -> CachedImage | None:
-        return self.store.cached_image(image)
-
-    def fetch_image(
-        self, image: Image, source: ImageSource, progress: Progress, cancel: Cancel
-    ) -> CachedImage:
-        return self.store.fetch_image(image, source, progress, cancel)
-
-    def check_image(self, guest: Guest, base: CachedImage) -> None:
-        self.store.check_image(guest, base)
-
-    def create_disks(
-        self, guest: Guest, base: CachedImage | None, secrets: Mapping[str, str]
-    ) -> tuple[Disk, ...]:
-        return self.store.create_disks(guest, base, secrets)
-
-    def delete_disks(self, uuid: str) -> None:
-        self.store.delete_disks(uuid)
-
-    def quarantine_disks(self, uuid: str) -> str:
-        return self.store.quarantine_disks(uuid)
-
-    def sweep(self, in_use: Iterable[str], max_age: int) -> list[str]:
-        return self.store.sweep(in_use, max_age)

@@ -65,6 +65,14 @@ TABLE: dict[int, Row] = {
     libvirt.VIR_ERR_NO_MEMORY: NO_MEMORY,
     libvirt.VIR_ERR_OPERATION_INVALID: STATE,
     libvirt.VIR_ERR_OPERATION_TIMEOUT: TIMEOUT,
+    libvirt.VIR_ERR_CPU_INCOMPATIBLE: Row(
+        Failed, "cpu_incompatible", "Nothing was changed.",
+        "Choose a host whose CPU has what is missing, or set [libvirt] cpu_mode = custom to a "
+        "model that all hosts have; a guest gets it at its next start."),
+    libvirt.VIR_ERR_MIGRATE_UNSAFE: Row(
+        Failed, "migrate_unsafe", "The guest stays where it is.",
+        "Use cache=none for disks on shared storage ([libvirt] disk_cachemodes), or let the "
+        "disks be copied."),
     libvirt.VIR_ERR_OPERATION_ABORTED: Row(
         Aborted, "aborted", "The job was stopped.", "Ask again if that was not meant."),
     libvirt.VIR_ERR_RESOURCE_BUSY: Row(

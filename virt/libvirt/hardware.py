@@ -56,7 +56,8 @@ NOT_YET: tuple[tuple[str, tuple[str, ...]], ...] = (
 @dataclass(frozen=True)
 class Hardware:
     """The decision. ``vram`` KiB, ``rng_rate`` (bytes, milliseconds) or None; ``cpu_model`` only
-    with mode custom; ``scsi`` says whether any disk sits on the SCSI bus."""
+    with mode custom; ``scsi`` says whether any disk sits on the SCSI bus. ``most_vcpus`` and
+    ``most_memory_mb`` are what the guest may grow to while it runs."""
 
     arch: str
     virt_type: str
@@ -81,6 +82,8 @@ class Hardware:
     cores: int
     threads: int
     windows: bool
+    most_vcpus: int
+    most_memory_mb: int
 
     def recorded(self) -> dict[str, str]:
         """What has to stay so for the guest's life, as image properties."""
@@ -174,7 +177,8 @@ def decide(
     wishes.word("hw_firmware_type", ("bios",), "bios")
     disk_bus, cdrom_bus = _buses(wishes, pcie)
     cpu_mode, cpu_model = _cpu(options, virt_type, cpu_models)
-    sockets, cores, threads = _topology(wishes, vcpus)
+    most_vcpus, shape = _growth(wishes, vcpus, most, options.live_resize_max_vcpus)
+    sockets, cores, threads = shape
     queues = min(vcpus, options.max_queues)
     return Hardware(
         arch=support.arch, virt_type=virt_type, machine=machine,
@@ -191,6 +195,7 @@ def decide(
         cpu_mode=cpu_mode, cpu_model=cpu_model,
         sockets=sockets, cores=cores, threads=threads,
         windows=(guest.os_type or guest.prop("os_type", "")) == "windows",
+        most_vcpus=most_vcpus, most_memory_mb=_most_memory(guest, options),
     )  # fmt: skip
 
 
@@ -280,6 +285,29 @@ def _topology(wishes: _Wishes, vcpus: int) -> tuple[int, int, int]:
         _refuse("flavor", "hw:cpu_sockets/cores/threads", ", ".join(asked),
                 f"numbers whose product is {vcpus} vCPUs")  # fmt: skip
     return max(fits)
+
+
+def _growth(
+    wishes: _Wishes, vcpus: int, machine_most: int, wanted: int
+) -> tuple[int, tuple[int, int, int]]:
+    """The vCPUs that a guest may grow to, and their topology. A guest does not grow where flavor
+    or image say of the topology what only fits its own number."""
+    own = _topology(wishes, vcpus)
+    most = min(wanted, machine_most or wanted)
+    if most <= vcpus:
+        return vcpus, own
+    try:
+        return most, _topology(wishes, most)
+    except Failed:
+        return vcpus, own
+
+
+def _most_memory(guest: Guest, options: Any) -> int:
+    """MiB that a guest may grow to; only a balloon can keep the rest from it."""
+    own = guest.flavor.memory_mb
+    if options.mem_stats_period_seconds <= 0:
+        return own
+    return max(own, options.live_resize_max_memory_mb)
 
 
 def _shapes(vcpus: int) -> list[tuple[int, int, int]]:

@@ -158,6 +158,15 @@ class Networks:
     # -- NICs -------------------------------------------------------------------------------
     def plug(self, nic: Nic) -> None:
         """Make sure that a NIC's network runs, or that its bridge is there."""
+        network = self.check(nic)
+        if network is not None:
+            self._start(network)
+
+    def check(self, nic: Nic) -> Any | None:
+        """Look whether what a NIC is attached to is here; its libvirt network, None for a bridge.
+
+        :raises Failed: code ``network_missing``.
+        """
         if nic.kind == "bridge":
             if not self._is_bridge(nic.source):
                 raise Failed(
@@ -166,11 +175,11 @@ class Networks:
                     next="Create the bridge, or attach the guest to another network.",
                     code="network_missing",
                 )
-            return
+            return None
         network = self._find(nic.source)
         if network is None:
             raise _missing(nic.source)
-        self._start(network)
+        return network
 
     def unplug(self, nic: Nic) -> None:
         """Remove a tap device that outlived its guest; quiet if there is none."""

@@ -34,6 +34,7 @@ class HostTopology(Element):
 
 class Host(Element):
     tag = "host"
+    uuid = Prop("uuid")
     cpu = Child(HostCPU)
     topology = Child(HostTopology)
 

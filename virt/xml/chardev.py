@@ -5,15 +5,26 @@ from __future__ import annotations
 from virt.xml.base import INT, ON_OFF, Element, Prop
 
 
-class Serial(Element):
-    """A serial port; what the guest writes to it also goes to ``log``, through virtlogd."""
+class CharDevice(Element):
+    """What the guest writes to it also goes to ``log``, through virtlogd."""
 
-    tag = "serial"
     type = Prop("@type")
     log = Prop("log@file")
     append = Prop("log@append", ON_OFF)
     target = Prop("target@type")
     port = Prop("target@port", INT)
+
+
+class Serial(CharDevice):
+    """A serial port."""
+
+    tag = "serial"
+
+
+class Console(CharDevice):
+    """A console; libvirt adds one that stands for the first serial port."""
+
+    tag = "console"
 
 
 class Channel(Element):

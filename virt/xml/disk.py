@@ -20,6 +20,7 @@ class Disk(Element):
     queues = Prop("driver@queues", INT)
     iothread = Prop("driver@iothread", INT)
     source = Prop("source@file")
+    backing_store = Flag("backingStore")  # the chain below it, which libvirt finds by itself
     target = Prop("target@dev")
     bus = Prop("target@bus")
     total_bytes_sec = Prop("iotune/total_bytes_sec", INT)

@@ -11,8 +11,12 @@ class Graphics(Element):
     tag = "graphics"
     type = Prop("@type")
     autoport = Prop("@autoport", YES_NO)
+    port = Prop("@port", INT)
+    socket = Prop("@socket")
+    former_listen = Prop("@listen")  # libvirt repeats the address here
     listen = Prop("listen@type")
     address = Prop("listen@address")
+    listen_socket = Prop("listen@socket")
 
 
 class Video(Element):

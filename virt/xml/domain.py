@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virt.xml.base import INT, Child, Children, Element, Prop
-from virt.xml.chardev import Channel, Serial
+from virt.xml.chardev import Channel, Console, Serial
 from virt.xml.controller import Controller
 from virt.xml.cpu import CPU, CPUTune
 from virt.xml.device import RNG, Balloon, Panic, Watchdog
@@ -21,6 +21,7 @@ class Devices(Element):
     controllers = Children(Controller)
     interfaces = Children(Interface)
     serials = Children(Serial)
+    consoles = Children(Console)
     channels = Children(Channel)
     inputs = Children(Input)
     graphics = Children(Graphics)
@@ -32,7 +33,8 @@ class Devices(Element):
 
 
 class Domain(Element):
-    """A guest. ``memory`` in ``memory_unit``, always KiB when we write it."""
+    """A guest. ``memory`` in ``memory_unit``, always KiB when we write it; both it and ``vcpus``
+    are maxima where ``memory_now`` (KiB) and ``vcpus_online`` say less."""
 
     tag = "domain"
     type = Prop("@type")
@@ -41,7 +43,10 @@ class Domain(Element):
     metadata = Child(Metadata)
     memory = Prop("memory", INT)
     memory_unit = Prop("memory@unit")
+    memory_now = Prop("currentMemory", INT)
+    memory_now_unit = Prop("currentMemory@unit")
     vcpus = Prop("vcpu", INT)
+    vcpus_online = Prop("vcpu@current", INT)
     iothreads = Prop("iothreads", INT)
     cputune = Child(CPUTune)
     sysinfo = Child(Sysinfo)

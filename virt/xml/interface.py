@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from virt.xml.base import INT, Element, Prop
+from virt.xml.base import INT, Child, Element, Prop
+
+
+class InterfaceSource(Element):
+    """What a NIC is attached to: a libvirt network or a bridge."""
+
+    tag = "source"
+    network = Prop("@network")
+    bridge = Prop("@bridge")
 
 
 class Interface(Element):
@@ -11,8 +19,7 @@ class Interface(Element):
     tag = "interface"
     type = Prop("@type")
     mac = Prop("mac@address")
-    network = Prop("source@network")
-    bridge = Prop("source@bridge")
+    source = Child(InterfaceSource)
     tap = Prop("target@dev")
     model = Prop("model@type")
     queues = Prop("driver@queues", INT)

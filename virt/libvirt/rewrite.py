@@ -1,0 +1,136 @@
+"""What changes in a domain's definition when it moves to another host.
+
+The definition that leaves is libvirt's own migratable one. Each part below changes what belongs to
+the host in one kind of device, for the values that the destination gave; everything else stays as
+it is, so that the guest sees the same machine. A new kind of device brings a function of its own
+and is added to PARTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compute.model.guest import Nic
+from compute.model.move import MovePlan
+from virt.xml.chardev import CharDevice
+from virt.xml.domain import Domain
+from virt.xml.interface import InterfaceSource
+from virt.xml.metadata import Metadata, Ownership
+
+UNCACHED = ("none", "directsync")  # cache modes that keep nothing on the host; AIO needs one
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """The destination's values. ``disks`` are paths by target (``vda``), ``cache`` how disks that
+    get another path are cached there, ``console`` the path of the console log, ``listen`` the
+    address for screens (empty: a unix socket; None: as it is), ``nics`` what each MAC is attached
+    to there."""
+
+    generation: int
+    operation: str
+    disks: Mapping[str, str] = field(default_factory=dict)
+    console: str | None = None
+    listen: str | None = None
+    nics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cache: str | None = None
+
+    @classmethod
+    def of(cls, plan: MovePlan) -> Rewrite:
+        """The values of a plan, whose ``rewrite`` :func:`describe` made at the destination."""
+        told = plan.rewrite
+        return cls(
+            plan.generation, plan.operation, dict(told.get("disks") or {}), told.get("console"),
+            told.get("listen"),
+            {nic["mac"].lower(): nic for nic in told.get("nics") or ()}, told.get("cache"),
+        )  # fmt: skip
+
+
+def describe(
+    disks: Mapping[str, str], console: str, listen: str, nics: tuple[Nic, ...], shared: bool,
+    cache: str,
+) -> dict[str, Any]:
+    """A destination's values as plain data; ``shared`` is whether both hosts see the disks."""
+    return {
+        "disks": dict(disks),
+        "console": console,
+        "listen": listen,
+        "shared": shared,
+        "cache": cache,
+        "nics": [
+            {"mac": nic.mac, "kind": nic.kind, "source": nic.source, "tap": nic.tap,
+             "mtu": nic.mtu}
+            for nic in nics
+        ],
+    }  # fmt: skip
+
+
+def rewrite(text: str, wanted: Rewrite) -> str:
+    """The definition ``text`` as the destination shall have it."""
+    domain = Domain.parse(text)
+    for part in PARTS:
+        part(domain, wanted)
+    return domain.to_xml()
+
+
+def ownership(domain: Domain, wanted: Rewrite) -> None:
+    if domain.metadata is None:
+        domain.metadata = Metadata()
+    if domain.metadata.ownership is None:
+        domain.metadata.ownership = Ownership()
+    owned = domain.metadata.ownership
+    owned.generation, owned.operation = wanted.generation, wanted.operation
+
+
+def disks(domain: Domain, wanted: Rewrite) -> None:
+    for disk in domain.devices.disks:
+        path = wanted.disks.get(disk.target)
+        if path is not None and path != disk.source:
+            disk.source = path
+            disk.backing_store = False  # the destination's chain is found by its own headers
+            disk.cache = wanted.cache or disk.cache
+            if disk.io == "native" and disk.cache not in UNCACHED:
+                disk.io = "threads"
+
+
+def console_log(domain: Domain, wanted: Rewrite) -> None:
+    listed: list[CharDevice] = [*domain.devices.serials, *domain.devices.consoles]
+    for device in listed:
+        if wanted.console is not None and device.log is not None:
+            device.log = wanted.console
+
+
+def screens(domain: Domain, wanted: Rewrite) -> None:
+    if wanted.listen is None:
+        return
+    for screen in domain.devices.graphics:
+        screen.former_listen = screen.port = screen.socket = screen.listen_socket = None
+        screen.listen = "address" if wanted.listen else "socket"
+        screen.address = wanted.listen or None
+        screen.autoport = True if wanted.listen else None
+
+
+def interfaces(domain: Domain, wanted: Rewrite) -> None:
+    """Attach each NIC to what is there; model, queues and guest address stay, and an MTU is only
+    given to one that had one, since the guest cannot learn of it now."""
+    for device in domain.devices.interfaces:
+        nic = wanted.nics.get((device.mac or "").lower())
+        if nic is None:
+            continue
+        device.type = nic["kind"]
+        # Anew, so that nothing of the old host's port stays.
+        device.source = InterfaceSource(**{nic["kind"]: nic["source"]})
+        device.tap = nic["tap"]
+        if device.mtu is not None and nic["mtu"]:
+            device.mtu = nic["mtu"]
+
+
+PARTS: tuple[Callable[[Domain, Rewrite], None], ...] = (
+    ownership,
+    disks,
+    console_log,
+    screens,
+    interfaces,
+)
