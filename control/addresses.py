@@ -40,17 +40,18 @@ def nic(port: Row) -> Row:
 
 
 def description(network: Row) -> Row:
-    """A network as an agent's driver wants it for ``create_network``."""
-    first, last = pool(network)
-    found = {
-        "id": network["uuid"], "name": network["source"], "label": network["name"],
-        "kind": network["kind"], "cidr": network["cidr"], "gateway": network["gateway"],
-        "dhcp_start": str(first) if network["dhcp"] else None,
-        "dhcp_end": str(last) if network["dhcp"] else None, "mtu": network["mtu"],
-    }
+    """A network as an agent's driver wants it for ``create_network``. Of a bridge it has to know
+    no addresses: servers get theirs by config drive."""
+    found = {"id": network["uuid"], "name": network["source"], "label": network["name"],
+             "kind": network["kind"], "mtu": network["mtu"]}
     if network["kind"] == "bridge":
-        found["bridge"] = network["source"]
-    return found
+        return {**found, "bridge": network["source"]}
+    first, last = pool(network)
+    return {
+        **found, "cidr": network["cidr"], "gateway": network["gateway"],
+        "dhcp_start": str(first) if network["dhcp"] else None,
+        "dhcp_end": str(last) if network["dhcp"] else None,
+    }
 
 
 def pool(network: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -20,19 +20,25 @@ from control.common import context_for
 from control.hosts import Hosts
 from control.images import Images
 from control.messages import Computes
+from control.moves.care import Moves
+from control.moves.drain import Drains
+from control.moves.verbs import MoveVerbs
+from control.moves.views import Migrations
 from control.networks import Networks
 from control.objects import Call
 from control.objects.instances import load
 from control.servers import C, Servers
+from control.sleep import Sleep
 from db.control.store import Store
 
 Row = dict[str, Any]
-VERBS = ("server_", "image_", "flavor_", "network_", "host_", "keypair_", "group_", "console_")
+VERBS = ("server_", "image_", "flavor_", "network_", "host_", "keypair_", "group_", "console_",
+         "migration_")
 EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
-class ControlPlane(Servers, Catalog, Images, Networks, Hosts):
+class ControlPlane(Servers, Sleep, MoveVerbs, Migrations, Catalog, Images, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.
@@ -44,8 +50,12 @@ class ControlPlane(Servers, Catalog, Images, Networks, Hosts):
     def __init__(self, conf: Any, transport: Any, engine: Engine, images: Any):
         self.conf, self.images = conf, images
         self.store = Store(engine, green=concurrency.mode() == "eventlet")
-        self.computes = Computes(transport, conf.timeouts.conductor)
+        self.computes = Computes(transport, conf.timeouts.conductor,
+                                 conf.control.long_rpc_timeout)
         self.builds = Builds(conf, self.store, self.computes)
+        self.moves = Moves(conf, self.store, self.computes, self.builds, images)
+        self.drains = Drains(conf, self.store, self.moves)
+        self.drains_wake: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = engine.dispose
 
     def methods(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Builds:
     def __init__(self, conf: Any, store: Store, computes: Computes):
         self.conf, self.store, self.computes = conf, store, computes
         self.scheduler = Scheduler(conf)
-        self._turn = threading.Lock()  # room is looked for and claimed by one at a time
+        self.turn = threading.Lock()  # room is looked for and claimed by one at a time
 
     # -- a new server ------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class Builds:
         :raises Retryable: it could not be sent; nothing was created.
         """
         try:
-            with self._turn, self.store.begin() as connection:
+            with self.turn, self.store.begin() as connection:
                 old = self._earlier(connection, context, wish.name)
                 uuid = old or self._insert(connection, context, wish)
         except IntegrityError:  # the same request at the same time, on another server
@@ -161,7 +161,7 @@ class Builds:
         :param args: what the build is sent with; ``retry`` names the hosts that were tried.
         """
         try:
-            with self._turn, self.store.begin() as connection:
+            with self.turn, self.store.begin() as connection:
                 moved = self._move(connection, uuid, args)
         except MagnetarError as error:
             said = " ".join(retry_of(args).get("exc_reason") or ())

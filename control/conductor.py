@@ -16,13 +16,13 @@ from compute.errors import MagnetarError
 from compute.rpc import primitives
 from compute.rpc.serializer import Context
 from control import wire
-from control.objects import CLASS_METHODS, METHODS, Call, hosts, instances, records
+from control.objects import CLASS_METHODS, METHODS, Call, hosts, instances, migrations, records
 from control.wire import failure
 from db.control.store import Store
 
 LOG = logging.getLogger(__name__)
 TOPIC = "conductor"
-FAMILIES = (hosts, instances, records)  # importing them registers their methods
+FAMILIES = (hosts, instances, migrations, records)  # importing them registers their methods
 
 
 def expected(work: Callable[[], Any]) -> Any:

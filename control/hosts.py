@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from compute.errors import MagnetarError
+from compute.errors import MagnetarError, Refused
 from control import common, views
-from control.common import context_for
+from control.common import NOTHING, context_for
 from control.messages import Computes
+from control.moves.drain import DRAIN, EVACUATE, STOPPED, progress
+from control.moves.fencing import confirm_fenced
 from control.scheduler import hosts
-from db.control import services
+from db.control import drains, services
 from db.control.store import Store
+from db.control.types import utcnow
 
 LOG = logging.getLogger(__name__)
 Row = dict[str, Any]
+DRAINED = "its servers are moved away"
 
 
 class Hosts:
@@ -23,6 +28,7 @@ class Hosts:
     conf: Any
     store: Store
     computes: Computes
+    drains_wake: Callable[[], None]  # the service's: look at the drains now
 
     def host_list(self) -> list[Row]:
         """All hosts in order of name; in a constant number of statements."""
@@ -36,12 +42,91 @@ class Hosts:
         return common.one("host", host, rows, ("host",))
 
     def host_enable(self, host: str) -> Row:
-        """Let a host take new servers again."""
-        return self._switch(host, True, None)
+        """Let a host take new servers again; a drain of it ends."""
+        row = self.host_show(host)
+        with self.store.begin() as connection:
+            self._stop_drain(connection, row["host"])
+        return self._switch(row["host"], True, None)
 
     def host_disable(self, host: str, reason: str | None = None) -> Row:
         """Keep a host from taking new servers; those on it keep running."""
         return self._switch(host, False, reason or "disabled by the operator")
+
+    def host_drain(self, host: str, max: int | None = None) -> Row:  # noqa: A002
+        """Disable a host and move its servers away: live where possible, else cold (such a server
+        is shut down, moved, started, and confirmed). Asked again it goes on, with what failed
+        tried once more.
+
+        :param max: how many servers are on their way at once; default [control] max_drain_moves.
+        :returns: see :meth:`host_drain_show`.
+        """
+        row = self.host_show(host)
+        if row["status"] == "enabled":
+            self._switch(row["host"], False, DRAINED)
+        return self._begin_drain(row["host"], DRAIN, max)
+
+    def host_evacuate(self, host: str, fenced: bool = False, max: int | None = None,  # noqa: A002
+                      ) -> Row:
+        """Start the servers of a lost host on other ones.
+
+        :param fenced: confirms that the host is off; it holds until the host is heard of again.
+        :raises Refused: ``host_up``: it was heard of lately; ``not_fenced``: nobody confirmed.
+        """
+        row = self.host_show(host)
+        if fenced:
+            confirm_fenced(self.store, self.conf, row["host"])
+        elif not self._fenced(row["host"]):
+            raise Refused(
+                f"Nobody has confirmed that host {row['host']} is off. Its servers may still run "
+                "there, and would then run twice on the same disks.", now=NOTHING,
+                next="Power it off or cut it from network and storage, then add --fenced.",
+                code="not_fenced")
+        return self._begin_drain(row["host"], EVACUATE, max)
+
+    def _fenced(self, host: str) -> bool:
+        with self.store.begin() as connection:
+            service = services.get(connection, host)
+        return service is not None and service["fenced_at"] is not None
+
+    def _begin_drain(self, host: str, kind: str, most: int | None) -> Row:
+        limit = self.conf.control.max_drain_moves if most is None else \
+            common.checked_number("The number of servers on their way", most, 1, 1000)
+        with self.store.begin() as connection:
+            old = drains.newest(connection, host)
+            if old is not None and old["status"] == drains.RUNNING and old["kind"] == kind:
+                drains.save(connection, old["id"], {"max_moves": limit})
+            else:
+                self._stop_drain(connection, host)
+                drains.create(connection, {"host": host, "kind": kind, "max_moves": limit})
+        self.drains_wake()
+        return self.host_drain_show(host)
+
+    def host_drain_show(self, host: str) -> Row:
+        """How far the newest drain or evacuation of a host is: ``status`` running, done, stuck
+        (what is left cannot be moved, with the reasons) or stopped; how many were ``moved`` of
+        how many in ``total``, which are ``moving``, which are ``left``, and whose former disks
+        are there until a resize is confirmed (``unconfirmed``)."""
+        row = self.host_show(host)
+        with self.store.begin() as connection:
+            drain = drains.newest(connection, row["host"])
+            if drain is None:
+                raise Refused(f"Host {row['host']} was never drained.", now=NOTHING,
+                              next=f"Begin with 'magnetar host drain {row['host']}'.",
+                              code="drain_not_found")
+            return progress(connection, drain)
+
+    def host_drain_stop(self, host: str) -> Row:
+        """Begin no more moves; those that are on their way go on. The host stays disabled."""
+        row = self.host_show(host)
+        with self.store.begin() as connection:
+            self._stop_drain(connection, row["host"])
+        return self.host_drain_show(row["host"])
+
+    @staticmethod
+    def _stop_drain(connection: Any, host: str) -> None:
+        old = drains.newest(connection, host)
+        if old is not None:
+            drains.save(connection, old["id"], {"status": STOPPED, "ended_at": utcnow()})
 
     def host_set_zone(self, host: str, availability_zone: str | None = None) -> Row:
         """Put a host into an availability zone; None for the default one."""

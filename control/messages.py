@@ -8,19 +8,21 @@ from typing import Any
 
 import oslo_messaging
 
-from compute.errors import MagnetarError, Refused, Retryable
+from compute.errors import MagnetarError, Refused, Retryable, from_dict
 from compute.rpc.exceptions import from_remote
 from compute.rpc.serializer import Context, ContextSerializer
 
 LOG = logging.getLogger(__name__)
 VERSION = "6.0"
+VERSIONS = {"rebuild_instance": "6.2"}  # of methods whose arguments changed since
 CAP = "6.5"
 
 
 class Computes:
     """Casts and calls to the agents, each by its host."""
 
-    def __init__(self, transport: Any, timeout: float):
+    def __init__(self, transport: Any, timeout: float, long_timeout: float = 1800.0):
+        self._timeout, self._long = timeout, long_timeout
         serializer = ContextSerializer()
 
         def client(topic: str) -> Any:
@@ -35,14 +37,14 @@ class Computes:
             transport, own, serializer=serializer, timeout=timeout
         )
 
-    def cast(self, context: Context, host: str, method: str, **args: Any) -> None:
+    def cast(self, context: Context, host: str, method: str, /, **args: Any) -> None:
         """Send a message and wait for nothing.
 
         :raises Retryable: code ``broker_unreachable``, when it was not sent.
         """
         self._cast(self._compute, context, host, method, args)
 
-    def cast_alt(self, context: Context, host: str, method: str, **args: Any) -> None:
+    def cast_alt(self, context: Context, host: str, method: str, /, **args: Any) -> None:
         """The same to the topic that a stopping agent still serves."""
         self._cast(self._alt, context, host, method, args)
 
@@ -50,7 +52,8 @@ class Computes:
     def _cast(client: Any, context: Context, host: str, method: str,
               args: Mapping[str, Any]) -> None:
         try:
-            client.prepare(server=host).cast(context, method, **args)
+            version = VERSIONS.get(method, VERSION)
+            client.prepare(server=host, version=version).cast(context, method, **args)
         except oslo_messaging.MessagingException as error:
             raise Retryable(
                 f"The message {method} could not be sent to host {host}: {error}.",
@@ -59,22 +62,35 @@ class Computes:
                 code="broker_unreachable",
             ) from error
 
-    def call(self, context: Context, host: str, method: str, **args: Any) -> Any:
+    def call(self, context: Context, host: str, method: str, /, **args: Any) -> Any:
         """Ask a host and wait for its answer.
 
         :raises MagnetarError: what it answered with; Unknown when no answer came.
         """
-        return self._call(self._compute, context, host, method, args)
+        return self._call(self._compute.prepare(server=host), context, host, method, args)
 
-    def call_own(self, context: Context, host: str, method: str, **args: Any) -> Any:
-        """Ask a host something of our namespace ``magnetar``."""
-        return self._call(self._own, context, host, method, args)
+    def call_long(self, context: Context, host: str, method: str, /, **args: Any) -> Any:
+        """The same where an answer may take long: the host tells from time to time that it is at
+        it, and when that stops, the outcome counts as unknown."""
+        client = self._compute.prepare(
+            server=host, timeout=max(self._long, self._timeout),
+            call_monitor_timeout=max(int(self._timeout), 1),
+        )
+        return self._call(client, context, host, method, args)
+
+    def call_own(self, context: Context, host: str, method: str, /, **args: Any) -> Any:
+        """Ask a host something of our namespace ``magnetar``: it answers ``{"result": …}``, or
+        ``{"error": …}`` with one of our errors, which is raised."""
+        answer = self._call(self._own.prepare(server=host), context, host, method, args)
+        if answer.get("error"):
+            raise from_dict(answer["error"])
+        return answer["result"]
 
     @staticmethod
     def _call(client: Any, context: Context, host: str, method: str,
               args: Mapping[str, Any]) -> Any:
         try:
-            return client.prepare(server=host).call(context, method, **args)
+            return client.call(context, method, **args)
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
             raise remote(error, f"{method.replace('_', ' ')} on host {host}") from error
 

@@ -50,6 +50,14 @@ class NetworkService:
             ports = networks.instance_ports(connection, [instance_uuid])
         return [addresses.nic(port) for port in ports]
 
+    def network_bind(self, context: Context, instance_uuid: str, host: str) -> list[Row]:
+        """An instance's ports are on this host from now on; their addresses and MACs stay.
+        Returns its NICs."""
+        with self.store.begin() as connection:
+            networks.bind_ports(connection, instance_uuid, host)
+            ports = networks.instance_ports(connection, [instance_uuid])
+        return [addresses.nic(port) for port in ports]
+
     def network_list(self, context: Context) -> list[Row]:
         """All networks, as ``create_network`` of a driver wants them."""
         with self.store.begin() as connection:

@@ -20,9 +20,11 @@ from control.building import Wish
 from control.builds import Builds
 from control.common import NOTHING, context_for
 from control.messages import Computes
+from control.moves.care import Moves
 from control.objects import Call
 from control.objects.instances import destroy_rows, load
 from control.objects.records import device_list
+from control.refusals import not_ready, refusal
 from control.scheduler.hosts import is_up
 from db.control import catalog, instances, networks, records, services
 from db.control.store import Store
@@ -51,6 +53,7 @@ class Servers:
     store: Store
     computes: Computes
     builds: Builds
+    moves: Moves
     images: Any
     # given by the other parts of the control plane
     _image: Callable[[str], Image]
@@ -178,13 +181,18 @@ class Servers:
                 raise common.not_found("server", server)
             records.start_action(connection, "delete", uuid, context.request_id or "",
                                  context.user_id, context.project_id)
+            tell_former = self.moves.cold.forget_former(connection, context, uuid)
             service = services.get(connection, row["host"]) if row["host"] else None
-            if service is None or not is_up(service, self.conf):
+            local = service is None or not is_up(service, self.conf)
+            if local:
                 self._local_delete(call, row)
-                return {**self._deleted(row), "task_state": None}
-            instances.save(connection, uuid, {"task_state": states.DELETING, "progress": 0})
-            instance = load(call, C.uuid == uuid, attrs=SENT_ALL)[0]
-            devices = device_list(call, [uuid])
+            else:
+                instances.save(connection, uuid, {"task_state": states.DELETING, "progress": 0})
+                instance = load(call, C.uuid == uuid, attrs=SENT_ALL)[0]
+                devices = device_list(call, [uuid])
+        tell_former()
+        if local:
+            return {**self._deleted(row), "task_state": None}
         self._tell(context, instance, row["task_state"], "terminate_instance", bdms=devices)
         return self.server_show(uuid)
 
@@ -269,6 +277,7 @@ class Servers:
             with self.store.begin() as connection:
                 instances.save(connection, data["uuid"], {"task_state": before},
                                C.task_state == data["task_state"])
+                records.forget_action(connection, data["uuid"], context.request_id)
             raise
 
     # -- the rest ------------------------------------------------------------------------------
@@ -289,40 +298,6 @@ class Servers:
                             attrs=SENT_SHOWN)[0]
         return self.computes.call(context, row["host"], "get_console_output",
                                   instance=instance, tail_length=lines)
-
-
-def refusal(
-    row: Row | None,
-    seen: Row,
-    verb: str,
-    vm_states: Sequence[str],
-    tasks: Sequence[str | None],
-) -> Refused:
-    """Why a verb cannot be had now."""
-    name = seen["display_name"]
-    if row is None:
-        return common.not_found("server", name)
-    if row["task_state"] is not None and row["task_state"] not in tasks:
-        return Refused(
-            f"Cannot {verb} server {name}: it is busy with {row['task_state']}.",
-            now=NOTHING, code="busy",
-            next=f"Try again when that has ended; see 'magnetar explain {row['uuid']}'.",
-        )
-    if vm_states and row["vm_state"] not in vm_states:
-        return Refused(
-            f"Cannot {verb} server {name} while it is {row['vm_state']}.", now=NOTHING,
-            next=f"This works for servers that are {' or '.join(vm_states)}.", code="bad_state",
-        )
-    return not_ready(row, verb)
-
-
-def not_ready(row: Row, verb: str) -> Refused:
-    """The refusal for a server that no host has."""
-    return Refused(
-        f"Cannot {verb} server {row['display_name']}: it was never started on a host.",
-        now=NOTHING, code="not_ready",
-        next="Wait until it is built; if that failed, delete it and create another one.",
-    )
 
 
 def checked_user_data(text: str | None) -> str | None:

@@ -16,10 +16,12 @@ from compute.rpc.serializer import ContextSerializer
 from control.api import ControlPlane
 from control.builds import ComputeTask
 from control.conductor import TOPIC, BaseApi, Conductor
+from control.moves.care import MigrateServer
 from control.network_rpc import NetworkService
 from db.engine import migrate, open_engine
 
 LOG = logging.getLogger(__name__)
+DRAIN_SECONDS = 1.0  # between two looks at drains that go on
 
 
 class Service:
@@ -36,43 +38,63 @@ class Service:
         self._unfinished = self.control.unfinished_networks()
         store = self.control.store
         endpoints = [BaseApi(), Conductor(store), NetworkService(store),
-                     ComputeTask(self.control.builds)]
+                     ComputeTask(self.control.builds), MigrateServer(self.control.moves)]
         self._server = oslo_messaging.get_rpc_server(
             transport, oslo_messaging.Target(topic=TOPIC, server=conf.host), endpoints,
             serializer=ContextSerializer(),
             access_policy=DefaultRPCAccessPolicy,
         )
         self._stopping = threading.Event()
-        self._timer = threading.Thread(target=self._look_after, name="control-care", daemon=True)
+        self._bell = threading.Event()
+        self.control.drains_wake = self._bell.set
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target
+                         in (("control-care", self._look_after), ("control-drain", self._drain))]
 
     def start(self) -> ControlPlane:
         """Serve. Returns the control plane for callers in this process."""
         self._server.start()
-        self._timer.start()
+        for thread in self._threads:
+            thread.start()
         LOG.info("The embedded control plane serves topic %s as %s.", TOPIC, self.conf.host)
         return self.control
 
     def stop(self) -> None:
         """Answer what has begun, then stop serving; safe to call twice."""
         self._stopping.set()
+        self._bell.set()
+        self.control.moves.stop()
         self._server.stop()
         self._server.wait()
-        if self._timer.is_alive():
-            self._timer.join(timeout=5)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=5)
         self.engine.dispose()
 
     def _look_after(self) -> None:
-        """At start, what an earlier process left undone; then, builds that nobody took up."""
+        """At start, what an earlier process left undone; then, what no host took up."""
         age = 0
         while not self._stopping.is_set():
             try:
                 self.control.builds.resume(age)
+                self.control.moves.resume(age)
                 self.control.clean_networks(self._unfinished)
                 self._unfinished = []
             except Exception:
                 LOG.exception("Looking after unfinished work failed; tried again later.")
             age = self.conf.control.resend_after
             self._stopping.wait(age / 2)
+
+    def _drain(self) -> None:
+        """Go on with the drains of hosts: often while there are any, at once when one begins."""
+        while not self._stopping.is_set():
+            self._bell.clear()
+            going = True
+            try:
+                going = self.control.drains.step()
+            except Exception:
+                LOG.exception("Going on with drains failed; tried again.")
+            if not self._stopping.is_set():
+                self._bell.wait(DRAIN_SECONDS if going else self.conf.control.resend_after)
 
 
 def open_database(url: str) -> Engine:

@@ -25,6 +25,12 @@ REBOOT = frozenset({states.REBOOTING, states.REBOOT_PENDING, states.REBOOT_START
 HARD_REBOOT = frozenset({
     states.REBOOTING_HARD, states.REBOOT_PENDING_HARD, states.REBOOT_STARTED_HARD,
 })
+RESIZE = frozenset({
+    states.RESIZE_PREP, states.RESIZE_MIGRATING, states.RESIZE_MIGRATED, states.RESIZE_FINISH,
+})
+TASKS = {states.RESIZE_REVERTING: "REVERT_RESIZE", states.MIGRATING: "MIGRATING",
+         states.REBUILDING: "REBUILD", states.REBUILD_BLOCK_DEVICE_MAPPING: "REBUILD",
+         states.REBUILD_SPAWNING: "REBUILD"}
 
 
 def status(row: Row) -> str:
@@ -35,6 +41,10 @@ def status(row: Row) -> str:
         return "REBOOT"
     if row["task_state"] in HARD_REBOOT and row["vm_state"] != states.ERROR:
         return "HARD_REBOOT"
+    if row["task_state"] in RESIZE and row["vm_state"] in (states.ACTIVE, states.STOPPED):
+        return "RESIZE"
+    if row["task_state"] in TASKS:
+        return TASKS[row["task_state"]]
     return STATUS.get(row["vm_state"], "UNKNOWN")
 
 

@@ -37,7 +37,8 @@ OPTIONAL = (*sorted(instance_rows.EXTRA), "info_cache", "security_groups", "pci_
 DEFAULT_ATTRS = ("info_cache", "security_groups")
 
 COLUMNS = {
-    "Service": frozenset(c.name for c in tables.services.c) - {"availability_zone"},
+    "Service": frozenset(c.name for c in tables.services.c)
+    - {"availability_zone", "fenced_at"},
     "ComputeNode": frozenset(c.name for c in tables.compute_nodes.c),
     "BlockDeviceMapping": frozenset(c.name for c in tables.block_device_mapping.c),
     "VirtualInterface": frozenset(c.name for c in tables.virtual_interfaces.c),

@@ -162,7 +162,7 @@ class Show(ShowOne):
         return shown(self.client.call("server.show", server=parsed_args.server), KINDS)
 
 
-class _Verb(Command):
+class Verb(Command):
     """A verb on one or more servers; a failure of one does not keep the others from it."""
 
     method, wanted, awaited = "", "", ""
@@ -199,25 +199,25 @@ class _Verb(Command):
         return code
 
 
-class Delete(_Verb):
+class Delete(Verb):
     """Delete servers"""
 
     method, wanted, awaited = "server.delete", "deleted", "they are gone"
 
 
-class Start(_Verb):
+class Start(Verb):
     """Start servers"""
 
     method, wanted, awaited = "server.start", "active", "they are active"
 
 
-class Stop(_Verb):
+class Stop(Verb):
     """Stop servers: a clean shutdown, by force when that takes too long"""
 
     method, wanted, awaited = "server.stop", "stopped", "they are stopped"
 
 
-class Reboot(_Verb):
+class Reboot(Verb):
     """Reboot servers"""
 
     method, wanted, awaited = "server.reboot", "active", "they are active again"
@@ -241,6 +241,30 @@ class Reboot(_Verb):
     def arguments(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
         """Soft or hard."""
         return {"hard": parsed_args.hard}
+
+
+class Pause(Verb):
+    """Pause servers: their CPUs stop, their memory stays"""
+
+    method, wanted, awaited = "server.pause", "paused", "they are paused"
+
+
+class Unpause(Verb):
+    """Let paused servers run again"""
+
+    method, wanted, awaited = "server.unpause", "active", "they are active"
+
+
+class Suspend(Verb):
+    """Suspend servers: their memory is written to disk, and they are off"""
+
+    method, wanted, awaited = "server.suspend", "suspended", "they are suspended"
+
+
+class Resume(Verb):
+    """Let suspended servers go on from where they were"""
+
+    method, wanted, awaited = "server.resume", "active", "they are active"
 
 
 class Events(Lister):

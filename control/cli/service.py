@@ -1,4 +1,4 @@
-"""Commands about Magnetar itself: up and version."""
+"""Commands about Magnetar itself: up, control and version."""
 
 from __future__ import annotations
 
@@ -18,23 +18,36 @@ def version() -> str:
     return metadata.version("magnetar")
 
 
-class Up(Command):
-    """Run the embedded control plane and the agent of this host in one process"""
-
-    _epilog: Any = "All options are those of the configuration; 'magnetar up --help' lists them."
+class _Run(Command):
+    word = ""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Everything behind the word is for the agent."""
+        """Everything behind the word is for the process that it becomes."""
         parser = super().get_parser(prog_name)
         parser.add_argument("words", nargs=argparse.REMAINDER, metavar="OPTION")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        """Begin again as ``magnetar up …``: threads are chosen before anything is imported."""
-        words = ["up", *parsed_args.words]
+        """Begin again as ``magnetar WORD …``: threads are chosen before anything is imported."""
+        words = [self.word, *parsed_args.words]
         if self.app.options.config_file:
             words += ["--config-file", self.app.options.config_file]
         os.execv(sys.executable, [sys.executable, "-m", "control.cli.main", *words])
+
+
+class Up(_Run):
+    """Run the embedded control plane and the agent of this host in one process"""
+
+    word = "up"
+    _epilog: Any = "All options are those of the configuration; 'magnetar up --help' lists them."
+
+
+class Control(_Run):
+    """Run the embedded control plane alone, for agents that are on other hosts"""
+
+    word = "control"
+    _epilog: Any = ("All options are those of the configuration; 'magnetar control --help' lists "
+                    "them.")
 
 
 class Version(Command):

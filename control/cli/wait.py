@@ -118,7 +118,7 @@ def wait_for(client: Client, server: dict[str, Any], wanted: str, timeout: float
             )
             raise
     if now is not None and now["vm_state"] != wanted:
-        raise _fault(name, guest, now, wanted)
+        raise _fault(client, name, guest, now, wanted)
     return now
 
 
@@ -165,13 +165,21 @@ def _timed_out(name: str, now: dict[str, Any], timeout: float) -> Unknown:
     )
 
 
-def _fault(name: str, guest: str, now: dict[str, Any], wanted: str) -> Failed:
+def _fault(client: Client, name: str, guest: str, now: dict[str, Any], wanted: str) -> Failed:
     fault = now.get("fault")
     if isinstance(fault, dict):
         fault = fault.get("message") or fault.get("what")
+    fault = fault or _last_error(client, guest)
     return Failed(
         f"{name} did not become {wanted}: {fault or 'no fault was recorded'}",
         now=f"It is {now['vm_state']}.",
         next=f"See how it came to that with 'magnetar explain {guest}'.",
         code="wait_failed",
     )
+
+
+def _last_error(client: Client, guest: str) -> str | None:
+    """What the newest action failed with: a verb may fail without the server being in error."""
+    actions = client.call("server.actions", server=guest) or [{"events": []}]
+    return next((event["details"] for event in reversed(actions[-1]["events"])
+                 if event.get("details")), None)

@@ -12,7 +12,7 @@ from compute.rpc import primitives
 from control import wire
 from control.objects import Call, class_method, method
 from control.wire import failure
-from db.control import catalog, instances, networks, records, tables
+from db.control import catalog, instances, moves, networks, records, services, tables
 
 Primitive = dict[str, Any]
 Answer = tuple[dict[str, Any], Any]
@@ -27,7 +27,7 @@ def not_found(uuid: str) -> Exception:
 
 def load(call: Call, *where: Any, attrs: Iterable[str], **kwargs: Any) -> list[Primitive]:
     """Instances with these optional attributes, in one statement (two if faults are wanted)."""
-    attrs = tuple(attrs)
+    attrs = tuple(dict.fromkeys(attrs))
     rows = instances.query(call.connection, *where, extra=attrs,
                            info_cache="info_cache" in attrs, **kwargs)
     faults: dict[str, Any] = {}
@@ -138,7 +138,8 @@ def save(
     host = values.get("host")
     if host is not None:  # two hosts never build one guest
         where.append(or_(C.vm_state != states.BUILDING, C.host.is_(None), C.host == host))
-    if "host" in values and host is None:
+        values.update(_place(call, uuid, host, values.get("node", data.get("node"))))
+    elif "host" in values:
         values["allocation_node"] = None
     if values.get("vm_state", states.BUILDING) != states.BUILDING:
         values["build_args"] = None  # nobody will send this build again
@@ -156,6 +157,19 @@ def save(
         text = primitives.data(data["info_cache"])["network_info"]
         instances.save_cache(call.connection, uuid, text)
     return _saved(objinst, row), None
+
+
+def _place(call: Call, uuid: str, host: str, node: str | None) -> dict[str, Any]:
+    """What follows from an instance's host: the node that it claims, and after a move its zone."""
+    nodes = services.nodes(call.connection, host=host)
+    nodes = [one for one in nodes if one["hypervisor_hostname"] == node] or nodes
+    if not nodes:
+        return {}
+    found: dict[str, Any] = {"allocation_node": nodes[0]["uuid"]}
+    for move in moves.opened(call.connection, C.uuid == uuid):
+        zone = (move["args"] or {}).get("zones", {}).get(nodes[0]["uuid"])
+        found.update({"availability_zone": zone} if zone else {})
+    return found
 
 
 def _holds(row: dict[str, Any], task_state: Any, vm_state: Any) -> bool:
@@ -223,6 +237,7 @@ def destroy_rows(call: Call, uuid: str, *where: Any) -> dict[str, Any] | None:
         records.delete_devices(call.connection, tables.block_device_mapping.c.instance_uuid == uuid)
         records.delete_interfaces(call.connection, uuid)
         networks.delete_ports(call.connection, uuid)
+        records.end_migrations(call.connection, uuid)
     return row
 
 

@@ -1,12 +1,10 @@
-"""Info caches, actions, events, faults, block devices, virtual interfaces, migrations; and the
-lists that are always empty here, since nothing in this control plane makes such things."""
+"""Info caches, actions, events, faults, block devices, virtual interfaces; and the lists that are
+always empty here, since nothing in this control plane makes such things."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-
-from sqlalchemy import or_
 
 from compute.rpc import primitives
 from control import wire
@@ -216,93 +214,6 @@ def delete_interfaces(call: Call, instance_uuid: str) -> None:
 def interfaces_of(call: Call, instance_uuid: str, use_slave: bool = False) -> Primitive:
     rows = records.interfaces(call.connection, instance_uuid)
     return wire.make_list("VirtualInterfaceList", _objects("VirtualInterface", rows))
-
-
-# -- migrations --------------------------------------------------------------------------------
-
-ENDED = ("confirmed", "reverted", "error", "failed", "completed", "cancelled", "done")
-M = tables.migrations.c
-
-
-def migration_list(call: Call, *where: Any) -> Primitive:
-    """A MigrationList of what matches."""
-    rows = records.query_migrations(call.connection, *where)
-    return wire.make_list("MigrationList", _objects("Migration", rows))
-
-
-def _touches(host: str, node: str) -> Any:
-    source = (M.source_compute == host) & (M.source_node == node)
-    return or_(source, (M.dest_compute == host) & (M.dest_node == node))
-
-
-@class_method("MigrationList.get_in_progress_by_host_and_node")
-def migrations_in_progress(call: Call, host: str, node: str) -> Primitive:
-    return migration_list(call, _touches(host, node), M.status.not_in(ENDED))
-
-
-@class_method("MigrationList.get_in_progress_and_error")
-def migrations_in_progress_and_error(call: Call, host: str, node: str) -> Primitive:
-    quiet = [status for status in ENDED if status != "error"]
-    return migration_list(call, _touches(host, node), M.status.not_in(quiet))
-
-
-@class_method("MigrationList.get_unconfirmed_by_dest_compute")
-def migrations_unconfirmed(
-    call: Call, confirm_window: int, dest_compute: str, use_slave: bool = False
-) -> Primitive:
-    return migration_list(call, M.dest_compute == dest_compute, M.status == "finished")
-
-
-@class_method("MigrationList.get_by_filters")
-def migrations_by_filters(call: Call, filters: dict[str, Any], **_sorting: Any) -> Primitive:
-    where = []
-    for name, value in filters.items():
-        if name == "host":
-            where.append(or_(M.source_compute == value, M.dest_compute == value))
-        elif name in M:
-            where.append(instances.matches(M[name], value))
-        else:
-            raise failure("Invalid", f"Migrations cannot be filtered by {name}.")
-    return migration_list(call, *where)
-
-
-@class_method("Migration.get_by_id")
-def migration_by_id(call: Call, migration_id: int) -> Primitive:
-    return _one_migration(call, M.id == migration_id, key=migration_id)
-
-
-@class_method("Migration.get_by_id_and_instance")
-def migration_by_id_and_instance(call: Call, migration_id: int, instance_uuid: str) -> Primitive:
-    where = (M.id == migration_id, M.instance_uuid == instance_uuid)
-    return _one_migration(call, *where, key=migration_id)
-
-
-@class_method("Migration.get_by_instance_and_status")
-def migration_by_status(call: Call, instance_uuid: str, status: str) -> Primitive:
-    where = (M.instance_uuid == instance_uuid, M.status == status)
-    return _one_migration(call, *where, key=f"of {instance_uuid} with status {status}")
-
-
-def _one_migration(call: Call, *where: Any, key: Any) -> Primitive:
-    rows = records.query_migrations(call.connection, *where)
-    if not rows:
-        raise failure("MigrationNotFound", f"Migration {key} could not be found.")
-    return wire.from_row("Migration", rows[0])
-
-
-@method("Migration.create")
-def create_migration(call: Call, objinst: Primitive) -> Answer:
-    row = records.create_migration(call.connection, wire.changed(objinst))
-    return _saved("Migration", objinst, row)
-
-
-@method("Migration.save")
-def save_migration(call: Call, objinst: Primitive) -> Answer:
-    data = primitives.data(objinst)
-    row = records.save_migration(call.connection, data["id"], wire.changed(objinst))
-    if row is None:
-        raise failure("MigrationNotFound", f"Migration {data['id']} could not be found.")
-    return _saved("Migration", objinst, row)
 
 
 # -- always empty ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Filter and weigh: which host gets a new server, which ones are tried next, and if none: why."""
+"""Filter and weigh: which host gets a server, which ones are tried next, and if none: why."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ class Scheduler:
         best = weighers.ranked(fitting, request, self.conf)
         others = () if request.group_policy == "affinity" else best[1:]
         return Choice(best[0], tuple(others[: self.conf.control.max_attempts - 1]))
+
+    def named(self, connection: Connection, request: Request, name: str) -> Choice:
+        """The host that somebody asked for, by its name or its node's; no alternates.
+
+        :raises Refused: codes ``host_not_found``, and ``no_valid_host`` with all that speaks
+            against it.
+        """
+        known = hosts.load(connection, self.conf)
+        found = [host for host in known if name in (host.host, host.node, host.uuid)]
+        if not found:
+            raise Refused(f"There is no host {name}.", now="Nothing was started.",
+                          next="See 'magnetar host list'.", code="host_not_found")
+        if filters.reasons(found[0], request):
+            raise no_valid_host(found[:1], request)
+        return Choice(found[0])
 
     def check(self, connection: Connection, request: Request, node_uuid: str) -> Host | None:
         """This host, if it (still) fits."""

@@ -13,9 +13,11 @@ from control.scheduler.hosts import Host
 
 @dataclass(frozen=True)
 class Request:
-    """What a new server needs. Memory in MiB, disk in GiB.
+    """What a new or a moving server needs. Memory in MiB, disk in GiB.
 
     ``group_nodes`` are the compute nodes of the group's other members, one entry for each.
+    ``excluded`` says of hosts by name why they cannot be, whatever room they have. ``here`` is what
+    a server that is resized gives up on the compute node where it is: (uuid, vCPUs, MiB).
     """
 
     vcpus: int
@@ -28,6 +30,12 @@ class Request:
     group_nodes: tuple[str, ...] = ()
     group_limit: int = 1
     max_io_ops: int = 8
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    here: tuple[str, int, int] = ("", 0, 0)
+
+    def given_up(self, host: Host) -> tuple[int, int]:
+        """vCPUs and MiB that the server itself claims of a host and will not need any more."""
+        return self.here[1:] if self.here[0] == host.uuid else (0, 0)
 
 
 def number(value: float) -> str:
@@ -49,6 +57,10 @@ def up(host: Host, request: Request) -> str | None:
     return f"it has not been heard of for {number(host.silent)} seconds"
 
 
+def not_excluded(host: Host, request: Request) -> str | None:
+    return request.excluded.get(host.host)
+
+
 def not_tried(host: Host, request: Request) -> str | None:
     return "the build failed there before" if host.host in request.tried else None
 
@@ -60,18 +72,20 @@ def zone(host: Host, request: Request) -> str | None:
 
 
 def memory(host: Host, request: Request) -> str | None:
-    if request.memory_mb <= host.memory_free:
+    free = host.memory_free + request.given_up(host)[1]
+    if request.memory_mb <= free:
         return None
-    return (f"{request.memory_mb} MiB of memory wanted, {number(max(host.memory_free, 0))} of "
+    return (f"{request.memory_mb} MiB of memory wanted, {number(max(free, 0))} of "
             f"{number(host.memory_limit)} MiB free")
 
 
 def vcpus(host: Host, request: Request) -> str | None:
     if request.vcpus > host.totals.get("vcpus", request.vcpus):
         return f"{request.vcpus} vCPUs wanted, the host has {host.totals['vcpus']} CPUs"
-    if request.vcpus <= host.vcpus_free:
+    free = host.vcpus_free + request.given_up(host)[0]
+    if request.vcpus <= free:
         return None
-    return (f"{request.vcpus} vCPUs wanted, {number(max(host.vcpus_free, 0))} of "
+    return (f"{request.vcpus} vCPUs wanted, {number(max(free, 0))} of "
             f"{number(host.vcpus_limit)} free")
 
 
@@ -123,6 +137,7 @@ def io_ops(host: Host, request: Request) -> str | None:
 FILTERS: dict[str, Callable[[Host, Request], str | None]] = {
     "enabled": enabled,
     "up": up,
+    "move": not_excluded,
     "retries": not_tried,
     "availability zone": zone,
     "memory": memory,

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from db.control import moves
 from db.control.rows import fetch, fetch_one, insert, update
 from db.control.tables import instance_faults, instance_info_caches, instances
 from db.control.types import utcnow
@@ -144,6 +145,13 @@ def destroy(connection: Connection, uuid: str, *where: sa.ColumnElement[bool]) -
     return save(connection, uuid, values, *where)
 
 
+def names(connection: Connection, uuids: Iterable[str]) -> dict[str, str]:
+    """The display names of these instances, by uuid; of deleted ones too."""
+    c = instances.c
+    found = connection.execute(sa.select(c.uuid, c.display_name).where(c.uuid.in_(list(uuids))))
+    return {row[0]: row[1] for row in found}
+
+
 def uuids_by_host(connection: Connection, host: str) -> list[str]:
     """The uuids of the living instances on a host."""
     statement = sa.select(instances.c.uuid).where(
@@ -153,8 +161,11 @@ def uuids_by_host(connection: Connection, host: str) -> list[str]:
 
 
 def allocations(connection: Connection) -> dict[str, Row]:
-    """What the living instances claim of each compute node, by the node's uuid, in one statement:
-    ``{vcpus, memory_mb, disk_gb, servers, busy}``; ``busy`` counts those being built or moved."""
+    """What the living instances claim of each compute node, by the node's uuid, in two statements:
+    ``{vcpus, memory_mb, disk_gb, servers, busy}``; ``busy`` counts those being built or moved.
+
+    An instance that is being moved claims what its move says, on both nodes.
+    """
     c = instances.c
     disk = sa.func.coalesce(sa.func.sum(c.root_gb + c.ephemeral_gb), 0)
     busy = sa.case((c.task_state.in_(("scheduling", "networking", "block_device_mapping",
@@ -169,22 +180,32 @@ def allocations(connection: Connection) -> dict[str, Row]:
             sa.func.count().label("servers"),
             sa.func.sum(busy).label("busy"),
         )
-        .where(c.deleted.is_(False), c.allocation_node.is_not(None))
+        .where(c.deleted.is_(False), c.allocation_node.is_not(None),
+               c.uuid.not_in(moves.open_instances()))
         .group_by(c.allocation_node)
     )
-    return {
+    found = {
         row["allocation_node"]: {k: int(v or 0) for k, v in row.items() if k != "allocation_node"}
         for row in fetch(connection, statement)
     }
+    for node, claim in moves.claims(moves.opened(connection)).items():
+        mine = found.setdefault(node, dict.fromkeys(claim, 0))
+        found[node] = {name: mine[name] + amount for name, amount in claim.items()}
+    return found
 
 
 def group_nodes(connection: Connection, group: str) -> list[tuple[str, str]]:
-    """(instance uuid, compute node uuid) of a server group's living members that have a host."""
+    """(instance uuid, compute node uuid) of a server group's living members that have a host;
+    one that is being moved counts on both its nodes."""
     c = instances.c
     statement = sa.select(c.uuid, c.allocation_node).where(
         c.server_group == group, c.deleted.is_(False), c.allocation_node.is_not(None)
     )
-    return [(row[0], row[1]) for row in connection.execute(statement)]
+    found = {(row[0], row[1]) for row in connection.execute(statement)}
+    for move in moves.opened(connection, c.server_group == group):
+        found |= {(move["instance_uuid"], node)
+                  for node in (move["source_node"], move["dest_node"]) if node}
+    return sorted(found)
 
 
 # -- info caches and faults ------------------------------------------------------------------

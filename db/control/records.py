@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from db.control.moves import ENDED
 from db.control.rows import fetch, fetch_one, insert, update
 from db.control.tables import (
     block_device_mapping,
@@ -42,6 +43,13 @@ def find_action(connection: Connection, instance_uuid: str, request_id: str | No
     if request_id is not None:
         statement = statement.where(instance_actions.c.request_id == request_id)
     return fetch_one(connection, statement.order_by(instance_actions.c.id.desc()).limit(1))
+
+
+def forget_action(connection: Connection, instance_uuid: str, request_id: str | None) -> None:
+    """What was asked could not be passed on: the same request may be made again."""
+    c = instance_actions.c
+    connection.execute(instance_actions.delete().where(
+        c.instance_uuid == instance_uuid, c.request_id == request_id))
 
 
 def actions(connection: Connection, instance_uuid: str) -> list[Row]:
@@ -171,3 +179,14 @@ def save_migration(connection: Connection, migration_id: int, values: Mapping[st
                    ) -> Row | None:
     """Write changes; None if there is no such row."""
     return update(connection, migrations, migrations.c.id == migration_id, values)
+
+
+def end_migrations(connection: Connection, instance_uuid: str) -> None:
+    """An instance is gone: what went on with it ends. A confirmation goes on, since it removes
+    what is left at the source."""
+    c = migrations.c
+    connection.execute(
+        migrations.update()
+        .where(c.instance_uuid == instance_uuid, c.status.not_in((*ENDED, "confirming")))
+        .values(status="error", updated_at=utcnow())
+    )

@@ -50,10 +50,11 @@ def create(connection: Connection, values: Mapping[str, Any]) -> Row:
 
 
 def save(connection: Connection, service_id: int, values: Mapping[str, Any]) -> Row | None:
-    """Write changes; a changed ``report_count`` is a heartbeat. None if there is no such row."""
+    """Write changes; a changed ``report_count`` is a heartbeat, after which a confirmation that
+    the host is fenced holds no longer. None if there is no such row."""
     values = dict(values)
     if "report_count" in values:
-        values["last_seen_up"] = utcnow()
+        values.update(last_seen_up=utcnow(), fenced_at=None)
     return update(connection, services, services.c.id == service_id, values)
 
 

@@ -74,6 +74,8 @@ services = table(
     flag("disabled"), text("disabled_reason"), sa.Column("last_seen_up", WireTime),
     flag("forced_down"), number("version", nullable=False, default=0),
     text("availability_zone"),
+    # ours: when an operator confirmed that the host is fenced; until it is heard of again
+    sa.Column("fenced_at", WireTime),
     sa.UniqueConstraint("host", "binary", name="uniq_services_host_binary"),
 )
 
@@ -177,6 +179,27 @@ migrations = table(
     big("memory_total"), big("memory_processed"), big("memory_remaining"), big("disk_total"),
     big("disk_processed"), big("disk_remaining"), flag("cross_cell_move"), text("user_id"),
     text("project_id"),
+)
+
+# ours: what the conductor remembers of a move as long as it is its turn, and what the move claims
+moves = table(
+    "moves",
+    number("migration_id", nullable=False, unique=True),
+    uuid("instance_uuid", nullable=False, index=True), text("request_id", 64),
+    uuid("source_node"), uuid("dest_node"),
+    number("old_vcpus", nullable=False), number("old_memory_mb", nullable=False),
+    number("old_disk_gb", nullable=False), number("new_vcpus", nullable=False),
+    number("new_memory_mb", nullable=False), number("new_disk_gb", nullable=False),
+    json("args"), number("drain_id", index=True), sa.Column("sent_at", WireTime),
+    text("token", 36), sa.Column("message", sa.Text),
+    soft_delete=False,
+)
+
+drains = table(
+    "drains",
+    text("host", nullable=False, index=True), text("kind", 16, nullable=False),
+    text("status", 16, nullable=False), number("max_moves", nullable=False), json("notes"),
+    sa.Column("ended_at", WireTime), soft_delete=False,
 )
 
 flavors = table(

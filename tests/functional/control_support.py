@@ -18,6 +18,7 @@ import testtools
 from oslo_config import cfg
 
 from compute import conf as compute_conf
+from compute.errors import MagnetarError
 from compute.rpc import primitives
 from compute.rpc.exceptions import nova_exception
 from compute.rpc.primitives import data
@@ -114,13 +115,14 @@ class PostgreSQLDatabase(fixtures.Fixture):
 class Agent:
     """A stand-in for an agent on one host, over the real RPC stack.
 
-    It registers, and remembers what it is sent in ``received``; ``script`` may map a method to a
-    function that is called with (agent, context, args).
+    It registers, and remembers what it is sent in ``received`` and ``routes``; ``script`` may map
+    a method to a function that is called with (agent, context, args).
     """
 
     def __init__(self, transport: Any, host: str, **facts: Any):
         self.host, self.transport, self.facts = host, transport, facts
         self.received: list[tuple[str, Any, dict[str, Any]]] = []
+        self.routes: list[tuple[str, str, str]] = []  # method, topic, version
         self.script: dict[str, Callable[..., Any]] = {}
         self._client = oslo_messaging.get_rpc_client(
             transport, oslo_messaging.Target(topic="conductor", version="3.0"),
@@ -186,9 +188,11 @@ class Agent:
         updates, _ = self.action(node, "create")
         self.node = primitives.clean(node, updates)
         for topic in ("compute", "compute-alt"):
+            # the first one that takes a message's version tells which version it has
+            endpoints = [_Endpoint(self, None, f"6.{minor}", topic) for minor in range(6)]
             server = oslo_messaging.get_rpc_server(
                 self.transport, oslo_messaging.Target(topic=topic, server=self.host),
-                [_Endpoint(self, None, "6.5"), _Endpoint(self, "magnetar", "1.0")],
+                [*endpoints, _Endpoint(self, "magnetar", "1.0", topic)],
                 executor="threading", serializer=ContextSerializer(),
             )
             server.start()
@@ -226,9 +230,9 @@ class Agent:
 class _Endpoint:
     """Takes every method."""
 
-    def __init__(self, agent: Agent, namespace: str | None, version: str):
+    def __init__(self, agent: Agent, namespace: str | None, version: str, topic: str):
         self.target = oslo_messaging.Target(namespace=namespace, version=version)
-        self._agent = agent
+        self._agent, self._topic = agent, topic
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("_", "oslo_")):
@@ -236,7 +240,13 @@ class _Endpoint:
         agent = self._agent
 
         def method(context: Any, **args: Any) -> Any:
-            return agent.handle(name, context, args)
+            agent.routes.append((name, self._topic, self.target.version))
+            if self.target.namespace != "magnetar":
+                return agent.handle(name, context, args)
+            try:
+                return {"result": agent.handle(name, context, args)}
+            except MagnetarError as error:
+                return {"error": error.to_dict()}
 
         return method
 

@@ -20,14 +20,20 @@ host = tour
 UP_SECONDS, STEP_SECONDS = 30, 60
 
 
-class TourTest(testtools.TestCase):
+class Process(testtools.TestCase):
+    """``magnetar WORD`` in a process of its own, and commands to it."""
+
+    word = "up"
+
     def setUp(self):
         super().setUp()
         self.dir = self.useFixture(fixtures.TempDir(tempfile.gettempdir())).path
-        self.conf = self.file("magnetar.conf", CONF.format(dir=self.dir).encode())
         self.env = {k: v for k, v in os.environ.items() if k != "MAGNETAR_SOCKET"}
+
+    def configure(self, text: str, **values: str) -> None:
+        """Write its configuration file."""
+        self.conf = self.file("magnetar.conf", text.format(dir=self.dir, **values).encode())
         self.env["MAGNETAR_CONFIG"] = self.conf
-        self.up()
 
     def file(self, name: str, data: bytes) -> str:
         path = os.path.join(self.dir, name)
@@ -38,18 +44,23 @@ class TourTest(testtools.TestCase):
     def words(self, *words: str) -> list[str]:
         return [sys.executable, "-W", "ignore", "-m", "control.cli.main", *words]
 
-    def up(self) -> None:
-        """Start it, and wait until it serves."""
+    def begin(self) -> None:
+        """Start it."""
         log = open(os.path.join(self.dir, "log"), "ab")  # noqa: SIM115 - the process has it
         self.addCleanup(log.close)
         self.agent = subprocess.Popen(
-            self.words("up", "--config-file", self.conf), env=self.env, stdout=log, stderr=log
+            self.words(self.word, "--config-file", self.conf), env=self.env, stdout=log,
+            stderr=log,
         )
         self.addCleanup(self.down, signal.SIGKILL)
+
+    def up(self) -> None:
+        """Start it, and wait until it serves."""
+        self.begin()
         deadline = time.monotonic() + UP_SECONDS
         while "agent: serving" not in self.run_cli("version")[1]:
             if time.monotonic() > deadline or self.agent.poll() is not None:
-                with open(log.name) as text:
+                with open(os.path.join(self.dir, "log")) as text:
                     self.fail(f"It does not serve: {text.read()[-2000:]}")
             time.sleep(0.1)
 
@@ -70,7 +81,11 @@ class TourTest(testtools.TestCase):
         self.assertEqual(0, code, f"{words}: {err}")
         return json.loads(out) if "json" in words else out
 
+
+class TourTest(Process):
     def test_from_an_image_to_a_guest_and_back(self):
+        self.configure(CONF)
+        self.up()
         disk = self.file("disk.raw", b"\0" * (1 << 20))
         image = self.ok("image", "create", "--file", disk, "--disk-format", "raw", "tiny",
                         "-f", "json")  # fmt: skip

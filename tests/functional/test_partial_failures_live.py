@@ -208,13 +208,14 @@ class RowTest(LiveTest):
         self.hosts.fabric.set(converges=False, samples=3)
         self.migrate(guest)
         self.under_way(guest)
+        self.hosts.fabric.set(hold=True)
         self.one.world.peers.cast({"request_id": "req-force"}, "host1",
                                   "live_migration_force_complete",
                                   instance=self.conductor.instance(None, guest))
         wait_until(lambda: self.one.world.driver.state(guest).power_state
                    == states.POWER_PAUSED, 10)
         self.dies(self.one)
-        self.hosts.fabric.set(fail_at="precopy")
+        self.hosts.fabric.set(hold=False, fail_at="precopy")
         self.one.start()
         self.assert_on(guest, self.one)
         self.assertEqual(states.RUNNING, self.one.world.driver.state(guest).power_state)

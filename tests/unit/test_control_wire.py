@@ -150,6 +150,8 @@ class NetworksTest(RefusingTest):
         found = self.values(bridge="br0")
         self.assertEqual(("bridge", "br0", None, False),
                          (found["kind"], found["source"], found["gateway"], found["dhcp"]))
+        told = addresses.description({**found, "uuid": "id", "name": "net"})
+        self.assertEqual(("br0", None), (told["bridge"], told.get("cidr")))
 
     def test_what_makes_no_sense_is_refused(self):
         for bad in (

@@ -14,7 +14,7 @@ from compute.rpc import exceptions, primitives
 from compute.rpc.contract import METHODS, TYPES, VERSION
 from compute.rpc.exceptions import FROM_NOVA, TO_NOVA, from_remote, nova_exception, to_nova
 from compute.rpc.serializer import Context, ContextSerializer, admin_context
-from compute.rpc.server import ComputeEndpoint, Handlers
+from compute.rpc.server import SET_A_TASK, ComputeEndpoint, Handlers
 from db.journal import rows
 from tests import fakes
 from tests.functional.control_support import wait_until
@@ -218,6 +218,10 @@ class TableTest(testtools.TestCase):
             with self.subTest(method.name):
                 self.unsupported(method)
 
+    def test_a_call_that_set_a_task_clears_it(self):
+        for name in SET_A_TASK:
+            self.unsupported(METHODS[name])
+
     def unsupported(self, method):
         args = self.args(method)
         uuid = args["instance"]["nova_object.data"]["uuid"]
@@ -234,7 +238,7 @@ class TableTest(testtools.TestCase):
 
     def test_each_call_that_is_not_carried_out_is_answered_so_and_nothing_is_begun(self):
         calls = [m for m in METHODS.values()
-                 if m.kind == "call" and m.name not in CARRIED_OUT]
+                 if m.kind == "call" and m.name not in CARRIED_OUT | SET_A_TASK]
         self.assertGreater(len(calls), 15)
         for method in calls:
             with self.subTest(method.name):

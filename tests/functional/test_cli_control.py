@@ -1,0 +1,46 @@
+"""``magnetar control`` in a process of its own."""
+
+import os
+import signal
+import time
+
+from tests.functional.test_cli_up import UP_SECONDS, Process
+
+CONF = """
+[DEFAULT]
+state_path = {dir}/state
+transport_url = {url}
+host = control
+"""
+
+
+class ControlTest(Process):
+    word = "control"
+
+    def test_it_serves_tenants_without_an_agent(self):
+        self.configure(CONF, url="fake://")
+        self.up()
+        self.assertIn("(", self.run_cli("version")[1])
+        self.ok("flavor", "create", "--ram", "64", "--vcpus", "1", "small")
+        self.assertEqual(["small"],
+                         [f["Name"] for f in self.ok("flavor", "list", "-f", "json")])
+        self.assertEqual([], self.ok("host", "list", "-f", "json"))
+        code, _, err = self.run_cli("op", "list")
+        self.assertEqual(1, code)
+        self.assertIn("op.list", err)
+        self.down(signal.SIGKILL)
+        self.up()
+        self.ok("flavor", "delete", "small")
+        self.down(signal.SIGTERM)
+        self.assertEqual(0, self.agent.returncode)
+        self.assertFalse(os.path.exists(os.path.join(self.dir, "state", "control.sock")))
+
+    def test_without_a_broker_it_says_so(self):
+        self.configure(CONF, url="rabbit://")
+        self.begin()
+        deadline = time.monotonic() + UP_SECONDS
+        while self.agent.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(1, self.agent.returncode)
+        with open(os.path.join(self.dir, "log")) as log:
+            self.assertIn("No message broker is configured", log.read())
