@@ -121,7 +121,10 @@ class Inventory(Protocol):
     """Room on this host; compute.resources.tracker implements it."""
 
     node: str
-    address: str
+
+    @property
+    def address(self) -> str:
+        """This host's address, as the control plane has it."""
 
     def check(self, guest: str, need: Mapping[str, int], moving: bool = False) -> None:
         """Raise Refused(code='no_room') with the figures if it does not fit; ``moving``: beside

@@ -57,8 +57,9 @@ class MoveVerbs:
         if not active:
             return None
         row = active[0]
-        strategy = next((s.outcome for s in self._world.journal.steps(row.id)
-                         if s.name == "strategy" and s.outcome), {})
+        steps = self._world.journal.steps(row.id)
+        strategy: dict[str, Any] = next(
+            (s.outcome for s in steps if s.name == "strategy" and s.outcome), {})
         sample = self._world.transfers.get(guest) or {}
         return {
             "guest": guest, "operation": row.id, "verb": row.verb, "state": row.state,

@@ -1,4 +1,4 @@
-"""Two or more hosts between which guests move: real managers and reconcilers on fake hypervisors."""
+"""Hosts between which guests move: real managers and reconcilers on fake hypervisors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live migration and evacuation: whole agents and the embedded control plane, over the RPC stack."""
+"""Live migration: whole agents and the embedded control plane, over the RPC stack."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The sweep of secrets at start met the file that a request, arriving at that moment, was writing: it
-was renamed between the listing and the look at its age, and the agent ended with exit code 1. What
-had ended it was told to nobody, since the handlers of the log had been shut down before.
+"""The sweep of secrets at start met the file that a request, arriving at that moment, was writing.
+It was renamed between the listing and the look at its age, and the agent ended with exit code 1.
+What had ended it was told to nobody, since the handlers of the log had been shut down before.
 """
 
 import contextlib

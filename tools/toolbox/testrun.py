@@ -28,7 +28,7 @@ LAYERS = {
     "integration": ["integration"],
     "contract": ["contract"],
 }
-TYPED = ["compute/engine", "compute/recovery", "compute/model", "db"]
+TYPED = ["compute", "virt", "db"]
 # No test is silent for so long: a run that is has hung.
 SILENCE_SECONDS = 300
 # A process that is aborted says where each of its threads is.
