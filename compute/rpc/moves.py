@@ -6,20 +6,23 @@ an operation in the journal all the same, and does not need the caller any more.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from compute.engine.world import World
-from compute.errors import Refused, Retryable, Unknown, from_dict
+from compute.errors import MagnetarError, Refused, Retryable, Unknown, from_dict
 from compute.manager import Manager
 from compute.migration import checks
 from compute.model import wire
 from compute.rpc.primitives import Primitive, data, make
 from db.journal import OperationRow, rows
 
+LOG = logging.getLogger(__name__)
 PREPARE_SECONDS = 1700.0  # below the 1800 s that callers wait
 SWITCH_SECONDS = 50.0
 OWN_DATA = "magnetar"  # where our facts are in a LibvirtLiveMigrateData, between agents only
@@ -35,6 +38,10 @@ class MoveHandlers:
     # -- checks, asked by the conductor -------------------------------------------------------
     def check_can_live_migrate_destination(self, context, args) -> Primitive:
         """Whether this host can take a guest; asks the guest's host for its part."""
+        with self._event(context, args, "check_can_live_migrate_destination"):
+            return self._check_destination(context, args)
+
+    def _check_destination(self, context, args) -> Primitive:
         fields = wire.instance_of(args)
         source = str(fields.get("host") or "")
         if source == self.world.host:
@@ -73,6 +80,10 @@ class MoveHandlers:
 
     def check_can_live_migrate_source(self, context, args) -> Primitive:
         """This host's part of the checks, and its facts, for an agent of ours that asks."""
+        with self._event(context, args, "check_can_live_migrate_source"):
+            return self._check_source(args)
+
+    def _check_source(self, args) -> Primitive:
         guest = wire.instance_of(args)["uuid"]
         asked = dict(args["dest_check_data"])
         incoming = (data(asked).get(OWN_DATA) or {}).get("incoming")
@@ -107,22 +118,27 @@ class MoveHandlers:
 
     def live_migration_force_complete(self, context, args) -> None:
         """Remember that the migration shall end now; its monitor looks for it."""
-        guest = wire.instance_of(args)["uuid"]
-        row = self._active(guest, "live_out")
-        if row is None:
-            raise Refused(f"Guest {guest} is not being moved away from here.",
-                          now="Nothing was changed.", code="no_migration")
-        self.world.journal.claim("force", guest, guest, row.id, {})
-        self.manager.wake(guest)
+        with self._event(context, args, "live_migration_force_complete", late=True):
+            row = self._leaving(args)
+            self.world.journal.claim("force", row.guest, row.guest, row.id, {})
+            self.manager.wake(row.guest)
 
     def live_migration_abort(self, context, args) -> None:
         """Stop a migration, in whatever phase it is."""
+        with self._event(context, args, "live_migration_abort", late=True):
+            self.manager.abort(self._leaving(args).id, "the migration was aborted on request")
+
+    def _leaving(self, args) -> OperationRow:
+        """The operation that moves a guest away from here.
+
+        :raises Refused: code ``no_migration``.
+        """
         guest = wire.instance_of(args)["uuid"]
         row = self._active(guest, "live_out")
         if row is None:
             raise Refused(f"Guest {guest} is not being moved away from here.",
                           now="Nothing was changed.", code="no_migration")
-        self.manager.abort(row.id, "the migration was aborted on request")
+        return row
 
     def pre_live_migration(self, context, args) -> Primitive:
         """Begin this host's half; answers when it is prepared for the guest."""
@@ -149,6 +165,10 @@ class MoveHandlers:
 
     def post_live_migration_at_destination(self, context, args) -> None:
         """The guest has arrived: answers when this host has made it its own."""
+        with self._event(context, args, "post_live_migration_at_destination"):
+            self._arrived(context, args)
+
+    def _arrived(self, context, args) -> None:
         guest = wire.instance_of(args)["uuid"]
         row = self._active(guest, "live_in")
         if row is None:
@@ -184,6 +204,39 @@ class MoveHandlers:
         return os.path.realpath(name).startswith(inside + os.sep) and os.path.exists(name)
 
     # -- helpers --------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _event(self, context, args, method: str, late: bool = False) -> Iterator[None]:
+        """Show what a method does as an InstanceActionEvent, and its error as a fault too.
+
+        A conductor that is away takes nothing from what is done.
+
+        :param late: begin the event afterwards, for what must not wait for the conductor.
+        """
+        guest, name = wire.instance_of(args)["uuid"], f"compute_{method}"
+        conductor = self.world.conductor
+        if not late:
+            self._told(lambda: conductor.event_start(context, guest, name))
+        error: MagnetarError | None = None
+        try:
+            yield
+        except MagnetarError as found:
+            error = found
+            raise
+        finally:
+            plain = error.to_dict() if error else None
+            if late:
+                self._told(lambda: conductor.event_start(context, guest, name))
+            if plain:
+                self._told(lambda: conductor.fault(context, guest, plain))
+            self._told(lambda: conductor.event_finish(context, guest, name, plain))
+
+    @staticmethod
+    def _told(tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except MagnetarError as error:
+            LOG.warning("What was done could not be shown in the control plane: %s", error)
+
     def _active(self, guest: str, verb: str) -> OperationRow | None:
         found = self.world.journal.find(guest=guest, active=True)
         return next((row for row in found if row.verb == verb), None)

@@ -83,7 +83,7 @@ class LibvirtDriver(Movable):
     def host_facts(self) -> HostFacts:
         """As the protocol says; while KVM is still being proven, virt_type is ``auto`` and KVM
         is not among what is supported."""
-        address = self.conf.my_ip if "my_ip" in self.conf else None
+        address = self.conf.my_ip
         virt_type = self._virt_type.known(PATIENCE) or "auto"
         return self.host.facts(virt_type, self.conf.disk.instances_path, address)
 
