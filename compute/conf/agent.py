@@ -17,8 +17,8 @@ OPTS = [
         default="",
         help="Address of this host on the management network, which the control plane shows as "
         "host_ip; empty takes the one that is used towards other machines. Set it on a host with "
-        "several networks, where that may be another one. Where memory and disks of moving guests go is [libvirt] "
-        "live_migration_inbound_addr.",
+        "several networks, where that may be another one. Where memory and disks of moving "
+        "guests go is [libvirt] live_migration_inbound_addr.",
     ),
     cfg.StrOpt(
         "concurrency",
