@@ -12,10 +12,11 @@ from compute.errors import Refused
 from compute.migration import policy
 from compute.migration.estimate import seconds_left
 from compute.migration.policy import Action, Limits, State
-from compute.model.move import ENDED, JobSample, MovePlan
+from compute.model.move import ENDED, SWITCHOVER, JobSample, MovePlan
 
 LOG = logging.getLogger(__name__)
 QUICK, SLOW, QUICK_FOR = 0.1, 0.5, 10.0  # seconds between looks, at first and later
+ENDING = 0.03  # seconds between looks once the guest is stopped: it only is to end
 REPORT_SECONDS = 5.0  # between two reports to the control plane, as Nova's
 MOST_SAMPLES = 4000
 
@@ -35,6 +36,7 @@ class Monitor:
         self.world, self.guest = run.world, run.row.guest
         self.samples: list[JobSample] = []
         self.why = ""  # why the policy stopped it
+        self.said = ""
         self.state = self._remembered()
 
     def _remembered(self) -> State:
@@ -61,6 +63,8 @@ class Monitor:
                 reported = now
                 self.report(sample)
             pause = QUICK if now - began < QUICK_FOR else SLOW
+            if sample.phase == SWITCHOVER:
+                pause = ENDING
             self.run.wait(self._told_to_stop, pause, heed=False)
 
     def _told_to_stop(self) -> bool:
@@ -107,7 +111,9 @@ class Monitor:
             "seconds_left": seconds_left(self.samples), "updated_at": self.world.clock.now(),
         }
         self.world.transfers[self.guest] = shown
-        self.run.say(action.reason)
+        if action.reason != self.said:  # each is a write to the journal
+            self.said = action.reason
+            self.run.say(action.reason)
 
 
 def forget(run: Run) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
 from compute.engine.world import World
-from compute.errors import Failed, MagnetarError, NeedsOperator, Refused, Retryable, Unknown
+from compute.errors import Failed, MagnetarError, NeedsOperator, Retryable, Turned, Unknown
 from compute.migration import truth
 from compute.migration.monitor import Monitor
 from compute.migration.planning import decide_plan
 from compute.migration.policy import Limits
-from compute.migration.truth import Act, End, Judgement, end_of
+from compute.migration.truth import HERE, Act, End, Judgement, end_of
 from compute.model import states
 from compute.model.guest import Guest
 from compute.model.move import Check, JobSample, MovePlan
@@ -163,7 +163,8 @@ class Transfer(Step):
         judgement = look(run)
         if judgement.act is Act.DONE:
             return Probe.YES
-        return Probe.UNKNOWN if judgement.act in (Act.WAIT, Act.STOP) else Probe.NO
+        waits = judgement.act in (Act.WAIT, Act.STOP)
+        return Probe.UNKNOWN if waits and not at_home(run) else Probe.NO
 
     def do(self, run: Run) -> dict[str, Any]:
         judgement = look(run)
@@ -193,13 +194,19 @@ class Transfer(Step):
     def ended(self, run: Run, sample: JobSample | None, stopped: str) -> dict[str, Any]:
         """What came of it, by what both ends show once they are still."""
         ends = (Act.DONE, Act.UNDONE, Act.OPERATOR, Act.RECOVER)
-        run.wait(lambda: look(run).act in ends, SEEN_SECONDS, heed=False)
-        judgement = look(run)
+        found: list[Judgement] = []
+
+        def still() -> bool:
+            found[:] = [look(run)]
+            return found[0].act in ends
+
+        run.wait(still, SEEN_SECONDS, heed=False)
+        judgement = found[0]
         if judgement.act is Act.DONE:
             return {"sample": sample.to_plain() if sample else None, "row": judgement.row}
         if judgement.act is Act.OPERATOR:
             raise self.asks(run, judgement)
-        if judgement.act is not Act.UNDONE:
+        if judgement.act is not Act.UNDONE and not at_home(run):
             raise Unknown(f"How the migration ended is not known yet: {judgement.reason}",
                           code="unsettled")
         run.check()  # it was stopped because somebody asked for it
@@ -227,10 +234,20 @@ class Transfer(Step):
             raise Unknown("The migration is being stopped.", code="stopping")
         judgement = look(run)
         if judgement.act is Act.DONE:
-            raise self.asks(run, judgement)
+            raise Turned(f"Guest {guest} has arrived after all.")
+        if judgement.act is Act.WAIT and not at_home(run):
+            raise Unknown(f"Where the guest is cannot be told now: {judgement.reason}",
+                          code="unsettled")
         if state is not None and state.power_state == states.POWER_PAUSED \
                 and data(run.instance).get("vm_state") == states.ACTIVE:
             driver.resume(guest)  # we, or a cut switch-over, stopped it
+
+
+def at_home(run: Run) -> bool:
+    """Whether the guest is here and nothing sends it: then it has not left, whether or not the
+    destination can be asked. To undo takes nothing away, and the destination's lease ends by
+    itself; so a destination that is gone for good does not hold the guest's task up."""
+    return end_of(run.world.driver.state(run.row.guest), source=True) in HERE
 
 
 def look(run: Run) -> Judgement:
@@ -242,11 +259,8 @@ def look(run: Run) -> Judgement:
     try:
         view = run.world.peers.look(destination_of(run), guest)
         target = end_of(view.domain, source=False)
-    except (Unknown, Retryable):
-        target = End.UNKNOWN
-    except Refused as error:
-        if error.code != "no_peer":
-            raise
+    except MagnetarError as error:  # of whatever kind: the other end was not seen
+        run.say(f"the destination cannot be looked at: {error.what}")
         target = End.UNKNOWN
     return truth.judge(source, target)
 

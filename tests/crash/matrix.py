@@ -104,8 +104,13 @@ PREPARED = {
     "stop": (states.ACTIVE, states.POWERING_OFF, {"clean_shutdown": True}),
     "reboot": (states.ACTIVE, states.REBOOTING, {"reboot_type": "SOFT"}),
     "reap": (states.ACTIVE, None, {}),
-    "unsupported": (states.ACTIVE, "pausing", {"method": "pause_instance"}),
+    "pause": (states.ACTIVE, states.PAUSING, {}),
+    "unpause": (states.PAUSED, states.UNPAUSING, {}),
+    "suspend": (states.ACTIVE, states.SUSPENDING, {}),
+    "resume": (states.SUSPENDED, states.RESUMING, {}),
+    "unsupported": (states.ACTIVE, "rescuing", {"method": "rescue_instance"}),
 }
+DEVICE = "a device that cannot be saved"
 
 
 _prepared: dict[str, tuple[pathlib.Path, dict]] = {}
@@ -138,6 +143,20 @@ def prepare(root: pathlib.Path, verb: str) -> dict:
     return args
 
 
+def _bring_to(world, vm_state: str) -> None:
+    """Put an active guest into a state."""
+    if vm_state == states.STOPPED:
+        world.driver.power_off(GUEST)
+        world.conductor.set(GUEST, vm_state=vm_state, power_state=states.SHUTDOWN)
+    elif vm_state == states.PAUSED:
+        world.driver.pause(GUEST)
+        world.conductor.set(GUEST, vm_state=vm_state, power_state=states.POWER_PAUSED)
+    elif vm_state == states.SUSPENDED:
+        world.driver.attach(GUEST, DEVICE)
+        prim = world.conductor.set(GUEST, task_state=states.SUSPENDING)
+        run_now(world, "suspend", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
+
+
 def _remove(path: pathlib.Path, maker: int) -> None:
     if os.getpid() == maker:
         shutil.rmtree(path, ignore_errors=True)
@@ -153,9 +172,9 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
         retry = {"retry": {"num_attempts": 1, "hosts": [[fakes.HOST, fakes.HOST]]}}
         return fakes.build_args(prim, filter_properties=retry)
     run_now(world, "spawn", fakes.build_args(prim), {**CONTEXT, "request_id": "req-0"})
-    if vm_state == states.STOPPED:
-        world.driver.power_off(GUEST)
-        world.conductor.set(GUEST, vm_state=vm_state, power_state=states.SHUTDOWN)
+    _bring_to(world, vm_state)
+    if verb == "suspend":
+        world.driver.attach(GUEST, DEVICE)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -263,6 +282,8 @@ class Outcome:
     domains: int
     ports: list[str]
     quarantined: list[str]
+    violations: list[str]
+    devices: list[str]
     killed_again: bool = False
 
 
@@ -308,7 +329,8 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         claims={c.kind for c in world.journal.claims()},
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
         quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
-        killed_again=killed_again)
+        violations=world.driver.fabric.violations(),
+        devices=(world.driver._read(GUEST) or {}).get("devices", []), killed_again=killed_again)
     world.journal.engine.dispose()
     return made
 
@@ -316,10 +338,14 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
 # -- what must be so ------------------------------------------------------------------------------
 # vm_states of an existing guest after a verb was done, and after it was undone
 DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.STOPPED,),
-        "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,)}
+        "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,),
+        "pause": (states.PAUSED,), "unpause": (states.ACTIVE,), "suspend": (states.SUSPENDED,),
+        "resume": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
-          "unsupported": (states.ACTIVE,), "spawn": ()}
+          "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
+          "unpause": (states.PAUSED,), "suspend": (states.ACTIVE,),
+          "resume": (states.SUSPENDED,)}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 
@@ -330,14 +356,18 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     """
     fields = found.fields
     made = [f"{f.rule}: {f.what}" for f in found.findings]
-    made += [f"secrets left: {name}" for name in found.secrets_left]
+    made += [f"secrets left: {name}" for name in found.secrets_left] + found.violations
+    asleep = fields["vm_state"] == states.SUSPENDED
+    kinds = KINDS | {"unplugged"} if asleep else KINDS
+    if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
+        made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
     gone = verb in ("delete", "reap")
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")
     if gone or fields["host"] is None:  # deleted, or a build that was handed back
         if found.domains or found.ports or found.claims:
             made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
-    elif (found.domains, len(found.ports), found.claims) != (1, 1, KINDS):
+    elif (found.domains, len(found.ports), found.claims) != (1, 1, kinds):
         made.append(f"{found.domains} domains, ports {found.ports}, claims {found.claims}")
     elif fields["vm_state"] not in expected or fields["task_state"] is not None:
         made.append(f"vm_state {fields['vm_state']}, task {fields['task_state']}: "

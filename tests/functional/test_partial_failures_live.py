@@ -10,6 +10,7 @@ import uuid as uuids
 from compute.errors import Unknown
 from compute.model import states
 from compute.rpc.primitives import data
+from compute.steps import live_source
 from db.journal import rows
 from tests import fakes
 from tests.functional.control_support import wait_until
@@ -169,6 +170,22 @@ class RowTest(LiveTest):
         self.two.start()
         self.assert_on(guest, self.one)
         self.assertEqual(rows.UNDONE, self.two.operations(guest, "live_in")[0].state)
+
+    def test_row_68_the_destination_is_gone_for_good(self):
+        """The guest's task does not wait for a host that never comes back."""
+        guest = self.boot()
+        self.patch(live_source, "SEEN_SECONDS", 1.0)
+        self.hosts.fabric.set(hold=True)
+        moving = self.migrate(guest)
+        wait_until(lambda: self.one.world.driver.state(guest).job == "out", 10)
+        self.dies(self.two)
+        self.hosts.fabric.set(hold=False, fail_at="setup")
+        self.one.at_rest(30)
+        fields = self.conductor.fields(guest)
+        self.assertEqual(("host1", None, "failed"), (
+            fields["host"], fields["task_state"], self.status(moving)))
+        self.two.start()
+        self.assert_on(guest, self.one)
 
     def _binding_fails(self, times: int) -> None:
         left = [times]

@@ -18,6 +18,7 @@ from compute.errors import Refused
 from compute.model import states
 from compute.operator.verbs import OperatorVerbs
 from db.journal import rows
+from tests import fakes
 from tests.simulation.broker import Broker
 from tests.simulation.clock import FakeClock
 from tests.simulation.control import ControlPlane
@@ -59,6 +60,7 @@ class Simulation:
         self.broker = Broker(self.faults, self.clock.now, self.log)
         self.control = ControlPlane(HOSTS, rng, self.clock.now, self.broker.cast)
         self.ports = root / "ports"
+        self.exchange = fakes.Exchange()
         self.watcher = Watch(self)
         self.hosts: list[Host] = []
         obedient, resume = rng.random() < 0.7, rng.random() < 0.5

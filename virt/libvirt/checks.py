@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from virt.xml.domain import Domain
 
 CONNECT_SECONDS = 3.0
 OPEN_SECONDS = 10.0
+REACHED_SECONDS = 5.0  # how long a destination that was reached counts as reachable
 DATA_PORT = 49152  # the first of those that libvirt lets QEMU listen on
 SKEW_WORTH_KNOWING, SKEW_TOO_MUCH = 2.0, 60.0  # seconds
 UNPRIVILEGED = "/proc/sys/vm/unprivileged_userfaultfd"
@@ -42,6 +44,7 @@ class Checks:
     ):
         self._conf, self._connection, self._domains = conf, connection, domains
         self._networks, self._facts, self._certificates = networks, facts, certificates
+        self._reached: dict[tuple[str, str | None], tuple[float, list[Check]]] = {}
 
     # -- the destination --------------------------------------------------------------------
     def incoming(self, guest: Guest, outgoing: Mapping[str, Any]) -> tuple[Check, ...]:
@@ -145,6 +148,18 @@ class Checks:
                      "Wait for its end, or stop it.")  # fmt: skip
 
     def _reachable(self, incoming: Mapping[str, Any]) -> list[Check]:
+        """Whether libvirt and QEMU get through to the destination. A way that was open a moment
+        ago is not tried again: a migration asks twice, and this is most of what it costs."""
+        way = (incoming["uri"], incoming.get("migrate_uri"))
+        tried, found = self._reached.get(way, (0.0, []))
+        if not found or time.monotonic() - tried > REACHED_SECONDS:
+            found = self._try(incoming)
+            self._reached.pop(way, None)
+            if all(check.ok for check in found):
+                self._reached[way] = time.monotonic(), found
+        return found
+
+    def _try(self, incoming: Mapping[str, Any]) -> list[Check]:
         host, port = port_of(incoming["uri"])
         control = self._knock(host, port)
         if control:
