@@ -25,6 +25,7 @@ from db.journal import OperationRow, rows
 LOG = logging.getLogger(__name__)
 PREPARE_SECONDS = 1700.0  # below the 1800 s that callers wait
 SWITCH_SECONDS = 50.0
+FIRST_LOOK, LAST_LOOK = 0.01, 0.2  # seconds between two looks at an operation, growing
 OWN_DATA = "magnetar"  # where our facts are in a LibvirtLiveMigrateData, between agents only
 
 
@@ -244,7 +245,7 @@ class MoveHandlers:
     def _wait_for(self, row: OperationRow, look: Callable[[OperationRow], Any],
                   seconds: float) -> Any:
         """Wait for an operation to come as far as ``look`` asks; raises what it failed of."""
-        deadline = self.world.clock.now() + seconds
+        deadline, pause = self.world.clock.now() + seconds, FIRST_LOOK
         while True:
             row = self.world.journal.row(row.id)
             found = look(row)
@@ -256,7 +257,8 @@ class MoveHandlers:
             if self.world.clock.now() > deadline:
                 raise Unknown(f"{row.verb} of guest {row.guest} is still at step {row.step}.",
                               next="It goes on; ask again.", code="timeout")
-            self.world.clock.wait(0.05)
+            self.world.clock.wait(pause)
+            pause = min(pause * 1.5, LAST_LOOK)
 
 
 

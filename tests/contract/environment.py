@@ -6,8 +6,10 @@ Nova's own API layer and ComputeAPI client. `missing()` says why it cannot run h
 
 import io
 import json
+import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import typing
 
@@ -44,6 +46,7 @@ class Environment:
         self.database = backends.Database(self.home / "db")
         self._services_port = processes.free_port()
         self._children: list[processes.Process] = []
+        self._agents: list[processes.Process] = []
         self._driver: processes.Process | None = None
 
     def __enter__(self) -> typing.Self:
@@ -97,6 +100,10 @@ class Environment:
         self._children.append(child)
         return child
 
+    def tails(self, lines: int) -> str:
+        """Return the ends of the logs of all agents that were started."""
+        return "\n".join(f"{child.name}:\n{child.tail(lines)}" for child in self._agents)
+
     def do(self, command: str, **arguments: object) -> dict[str, typing.Any]:
         """Run a command of nova_side/driver.py. Raises RemoteError with what Nova raised."""
         assert self._driver is not None
@@ -105,19 +112,40 @@ class Environment:
         return self._answer()
 
     def start_nova_compute(self, host: str) -> processes.Process:
-        """Start Nova's own agent with its fake driver."""
+        """Start Nova's own agent with its fake driver; see nova_side.reference_compute."""
         state = self.home / host
-        state.mkdir()
+        state.mkdir(exist_ok=True)
         override = self.home / f"{host}.conf"
         override.write_text(f"[DEFAULT]\nhost = {host}\nstate_path = {state}\n"
-                            "compute_driver = fake.FakeDriver\n"
+                            "compute_driver = fake.ReferenceDriver\n"
                             "update_resources_interval = 2\n")
-        return self.spawn(host, [venv.python(), "-m", "nova_side.reference_compute",
-                                 "--config-file", self.home / "nova.conf",
-                                 "--config-file", override], cwd=HERE)
+        return self._agent(host, [venv.python(), "-m", "nova_side.reference_compute",
+                                  "--config-file", self.home / "nova.conf",
+                                  "--config-file", override], cwd=HERE)
 
     def start_agent(self, host: str, options: str = "") -> processes.Process:
         """Start magnetar-compute of this checkout with its fake driver."""
+        agent = ROOT / ".venv" / "bin" / "magnetar-compute"
+        return self._agent(host, [agent, "--config-file", self._agent_conf(host, options)])
+
+    def start_moving_agent(self, host: str, options: str = "") -> processes.Process:
+        """Start an agent whose fake hypervisor is in one fabric with the others started so."""
+        return self._agent(
+            host, [sys.executable, "-m", "tests.contract.moving_agent",
+                   "--config-file", self._agent_conf(host, options)],
+            cwd=ROOT, env={**os.environ, "MAGNETAR_FABRIC": str(self.fabric)})
+
+    def _agent(self, host: str, command: list[object], **popen: object) -> processes.Process:
+        child = self.spawn(host, command, **popen)
+        self._agents.append(child)
+        return child
+
+    @property
+    def fabric(self) -> pathlib.Path:
+        """What the hypervisors of moving agents share."""
+        return self.home / "fabric"
+
+    def _agent_conf(self, host: str, options: str) -> pathlib.Path:
         state = self.home / host
         state.mkdir(exist_ok=True)
         images = self.home / "images"
@@ -128,8 +156,7 @@ class Environment:
         conf.write_text(
             f"[DEFAULT]\nhost = {host}\ntransport_url = {self.broker.url}\n"
             f"state_path = {state}\ncompute_driver = fake\nimage_dir = {images}\n{options}\n")
-        agent = ROOT / ".venv" / "bin" / "magnetar-compute"
-        return self.spawn(host, [agent, "--config-file", conf])
+        return conf
 
     def _answer(self) -> dict[str, typing.Any]:
         line = self._driver.child.stdout.readline()
@@ -149,7 +176,8 @@ class Environment:
         base = f"http://127.0.0.1:{self._services_port}"
         sections = [
             f"[DEFAULT]\nhost = control\ntransport_url = {self.broker.url}\n"
-            f"state_path = {self.home}/state\ndebug = true\nreport_interval = 2",
+            f"state_path = {self.home}/state\ndebug = true\nreport_interval = 2\n"
+            "allow_resize_to_same_host = true",
             f"[oslo_concurrency]\nlock_path = {self.home}/state",
             "[conductor]\nworkers = 1",
             "[quota]\ndriver = nova.quota.NoopQuotaDriver",

@@ -17,6 +17,7 @@ ALSO_KNOWN = {
     "Instance.destroy": ("args", "kwargs"),
     "InstanceFault.create": ("args", "kwargs"),
     "InstanceList.get_by_filters": ("filters",),
+    "MigrationList.get_in_progress_by_host_and_node": ("host", "node"),
 }
 # Fields that any verb may save: what the hypervisor says, and what a verb always may clear.
 ALWAYS = {"power_state", "task_state", "vm_state", "info_cache", "progress"}

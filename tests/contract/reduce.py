@@ -2,7 +2,8 @@
 
 A capture is a JSON list of messages in order of time. Kept are what came to a compute host and
 what it asked the conductor, each call with its reply; contexts lose their catalog and token, calls
-lose the version manifest of everything but the object asked for, saves keep only changed fields.
+lose the version manifest of everything but the object asked for, saves keep only changed fields
+and not what was answered.
 """
 
 import json
@@ -13,11 +14,13 @@ import typing
 FIXTURES = pathlib.Path(__file__).resolve().parent / "fixtures" / "wire"
 SCENARIOS = ("service_first_registration", "build_no_network", "build_and_run_instance", "start",
              "stop", "reboot_soft", "reboot_hard", "terminate_no_network", "terminate_instance",
-             "get_console_output", "pause")
+             "get_console_output", "pause", "unpause", "suspend", "resume", "resize",
+             "confirm_resize", "revert_resize", "snapshot")
 # Heartbeats and audits that went on meanwhile; a registration is made of them.
 PERIODIC = {"Service.save", "InstanceList.get_by_host", "ComputeNodeList.get_all_by_host",
             "InstanceList.get_by_host_and_node", "MigrationList.get_in_progress_and_error",
             "InstanceList.get_by_filters", "MigrationList.get_by_filters"}
+UNREAD = (".save", ".refresh", ".drop_migration_context")
 IDENTITY = ("id", "uuid", "instance_uuid", "host", "binary")
 Message = dict[str, typing.Any]
 
@@ -45,6 +48,8 @@ def reduce(messages: list[Message], registration: bool) -> list[Message]:
             continue
         if what(message) in PERIODIC and not registration:
             continue
+        if message["kind"] == "cast" and to == "conductor":
+            continue
         if registration and message["reply_q"] != asker:
             continue
         kept.append(_reduced(message, replies))
@@ -62,7 +67,7 @@ def _reduced(message: Message, replies: dict[str, Message]) -> Message:
         result["context"] = _context(body)
     reply = replies.get(message["msg_id"])
     if reply is not None:
-        result["result"] = reply["result"]
+        result["result"] = None if result["what"].endswith(UNREAD) else reply["result"]
         if reply["failure"]:
             failure = json.loads(reply["failure"])
             result["failure"] = {key: failure[key] for key in ("class", "module", "message")}

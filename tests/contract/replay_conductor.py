@@ -1,7 +1,8 @@
 """A conductor in this process that answers as the captured one did, and remembers what it was told.
 
-It keeps one Instance, the one whose messages are replayed, with the conductor's compare-and-swap.
-Everything else is answered with the captured reply to the same request.
+It keeps one Instance, the one whose messages are replayed, with the conductor's compare-and-swap,
+and the Migration that it is on. Everything else is answered with the captured reply to the same
+request.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ from compute.rpc.exceptions import nova_exception
 from tests.contract import wire
 
 Primitive = dict[str, typing.Any]
+_MOVING = ("MigrationList.get_by_filters", "MigrationList.get_in_progress_by_host_and_node")
+_UNDER_WAY = ["pre-migrating", "migrating", "post-migrating", "finished", "confirming", "reverting"]
 _QUIET = ("InstanceActionEvent.event_start", "InstanceActionEvent.event_finish_with_failure")
 
 
@@ -22,6 +25,7 @@ class Kept:
     """The one Instance as a database row would have it, and what was asked in which order."""
 
     instance: Primitive = dataclasses.field(default_factory=dict)
+    migration: Primitive = dataclasses.field(default_factory=dict)
     deleted: bool = False
     heard: list[wire.Message] = dataclasses.field(default_factory=list)
     guard: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -31,16 +35,20 @@ class Kept:
         """The Instance's fields; empty before there is one."""
         return self.instance.get("nova_object.data", {})
 
-    def take(self, instance: Primitive) -> None:
-        """Start with this Instance and an empty memory.
+    def take(self, args: dict[str, typing.Any]) -> None:
+        """Start with the Instance and the Migration of a message, and an empty memory.
 
         A message brings only some fields of an Instance; what an earlier one of the same guest
-        brought stays, as it would in a database.
+        brought stays, as it would in a database, and so does what our agent wrote down.
         """
         with self.guard:
-            fields = instance["nova_object.data"]
+            fields = dict(args["instance"]["nova_object.data"])
             earlier = self.fields if self.fields.get("uuid") == fields["uuid"] else {}
-            self.instance = {**instance, "nova_object.data": {**earlier, **fields}}
+            if "system_metadata" in fields:
+                fields["system_metadata"] = {**earlier.get("system_metadata", {}),
+                                             **fields["system_metadata"]}
+            self.instance = {**args["instance"], "nova_object.data": {**earlier, **fields}}
+            self.migration = args.get("migration") or {}
             self.deleted = False
             self.heard.clear()
 
@@ -88,7 +96,22 @@ class Objects:
             mine = [] if self.kept.deleted or not self.kept.fields.get("host") else [
                 self.kept.instance]
             return {**self._captured(what), "nova_object.data": {"objects": mine}}
+        if what == "Migration.get_by_id":
+            return self.kept.migration
+        if what in _MOVING:
+            filters = args[0] if what.endswith("filters") else {"status": _UNDER_WAY}
+            return {**self._captured(_MOVING[0]),
+                    "nova_object.data": {"objects": self._moving(filters)}}
         return self._captured(what)
+
+    def _moving(self, filters: dict[str, typing.Any]) -> list[Primitive]:
+        """The Migration, if it fits."""
+        if not self.kept.migration:
+            return []
+        fields = self.kept.migration["nova_object.data"]
+        fits = all(fields.get(name) in (value if isinstance(value, list) else [value])
+                   for name, value in filters.items() if name in fields)
+        return [self.kept.migration] if fits else []
 
     def object_action(self, context: object, objinst: Primitive, objmethod: str,
                       args: list[object], kwargs: dict[str, typing.Any]) -> list[object]:
@@ -98,6 +121,10 @@ class Objects:
             "objinst": objinst, "objmethod": objmethod, "args": list(args), "kwargs": kwargs})
         if what == "Instance.save":
             self._save(objinst, kwargs)
+        elif what == "Migration.save":
+            self.kept.migration = merged(self.kept.migration, objinst)
+        elif what == "Instance.drop_migration_context":
+            self._instance()["nova_object.data"]["migration_context"] = None
         elif what == "Instance.destroy":
             self._instance()
             self.kept.deleted = True
@@ -135,9 +162,14 @@ class Objects:
                 raise nova_exception("UnexpectedTaskStateError")(
                     f"Conflict updating instance. Expected: {{'{column}': {expected}}}. "
                     f"Actual: {{'{column}': {stored[column]!r}}}")
-        changed = {name: objinst["nova_object.data"][name]
-                   for name in objinst.get("nova_object.changes", ())}
-        self.kept.instance = {**self.kept.instance, "nova_object.data": {**stored, **changed}}
+        self.kept.instance = merged(self.kept.instance, objinst)
+
+
+def merged(stored: Primitive, saved: Primitive) -> Primitive:
+    """What is stored after a save."""
+    changed = {name: saved["nova_object.data"][name]
+               for name in saved.get("nova_object.changes", ())}
+    return {**stored, "nova_object.data": {**stored["nova_object.data"], **changed}}
 
 
 class ReplayConductor:

@@ -1,4 +1,4 @@
-"""What two agents' rows in Nova's database have in common: ids, times and hosts are taken out.
+"""What two agents' rows in Nova's database have in common: ids, times and names are taken out.
 
 `of_server` and `of_host` turn raw rows into a comparable form; `differences` says in words where
 two such forms differ.
@@ -9,18 +9,24 @@ import re
 import typing
 
 Tables = dict[str, list[dict[str, typing.Any]]]
+Names = typing.Mapping[str, str]  # what hosts and servers are called -> who they are
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DROPPED = {"id", "uuid", "instance_uuid", "action_id", "request_id", "reservation_id",
             "instance_type_id", "internal_id", "service_id", "of_request"}
 # Which bus a disk hangs on is the hypervisor driver's choice, and the device's name follows.
 _DRIVERS_CHOICE = {"disk_bus"}
-# Nova's libvirt driver, too, writes down which machine a guest got; its fake driver has none.
-_DRIVERS_KEYS = {"image_hw_machine_type"}
+# Nova's libvirt driver, too, writes down which machine a guest got; its fake driver has none. Only
+# our agent counts the incarnations of a guest.
+_AGENTS_KEYS = {"image_hw_machine_type", "magnetar_generation"}
+# How much was copied; Nova's fake driver copies nothing.
+_COPIED = {f"{kind}_{what}" for kind in ("memory", "disk")
+           for what in ("total", "processed", "remaining")}
 _DEVICE = re.compile(r"^/dev/[sv]da$")
 # A flavor that was just made is stored with its (no) projects, a loaded one without.
-_NOT_STORED_ALWAYS = {"id", "created_at", "updated_at", "nova_object.changes", "projects"}
-_PRESENCE = {"traceback", "details", "compute_id", "exc_tb"}
+_NOT_STORED_ALWAYS = {"id", "migration_id", "created_at", "updated_at", "nova_object.changes",
+                      "projects"}
+_PRESENCE = {"traceback", "details", "compute_id", "exc_tb", "dest_compute_id", "dest_host"}
 # What a fault says is the agent's to word; that there is one, with which code, is not.
 _WORDED = {("instance_faults", "message")}
 # Nova's agent may send the extras along with a save that does not change them.
@@ -31,20 +37,20 @@ _HOST_EXACT = {"host", "binary", "topic", "version", "disabled", "disabled_reaso
                "forced_down", "running_vms", "current_workload", "vcpus_used", "mapped"}
 
 
-def of_server(raw: Tables, host: str, name: str) -> Tables:
+def of_server(raw: Tables, names: Names) -> Tables:
     """Return the comparable form of the rows of one server."""
-    tables = {table: [_row(table, row, host, name) for row in rows]
+    tables = {table: [_row(table, row, names) for row in rows]
               for table, rows in raw.items()}
     for pairs in ("instance_system_metadata", "instance_metadata"):
-        tables[pairs] = sorted((row for row in tables[pairs] if row["key"] not in _DRIVERS_KEYS),
+        tables[pairs] = sorted((row for row in tables[pairs] if row["key"] not in _AGENTS_KEYS),
                                key=lambda row: row["key"])
     return tables
 
 
-def of_host(raw: Tables, host: str) -> Tables:
+def of_host(raw: Tables, names: Names) -> Tables:
     """Return the comparable form of the rows of one compute host."""
     return {
-        table: [{column: _plain(value, host) if column in _HOST_EXACT else _kind(column, value)
+        table: [{column: _plain(value, names) if column in _HOST_EXACT else _kind(column, value)
                  for column, value in row.items() if column not in _DROPPED}
                 for row in rows]
         for table, rows in raw.items()
@@ -80,33 +86,31 @@ def differences(wanted: Tables, found: Tables) -> list[str]:
     return problems
 
 
-def _row(table: str, row: dict[str, typing.Any], host: str, name: str) -> dict[str, typing.Any]:
+def _row(table: str, row: dict[str, typing.Any], names: Names) -> dict[str, typing.Any]:
     changed = {}
     for column, value in row.items():
-        if column in _DROPPED | _DRIVERS_CHOICE:
+        if column in _DROPPED | _DRIVERS_CHOICE | _COPIED:
             continue
         if column in _PRESENCE or (table, column) in _WORDED:
             changed[column] = None if value is None else "present"
         elif column == "deleted":
             changed[column] = bool(value)
         else:
-            changed[column] = _plain(value, host, name)
+            changed[column] = _plain(value, names)
     return changed
 
 
-def _plain(value: typing.Any, host: str, name: str | None = None) -> typing.Any:
+def _plain(value: typing.Any, names: Names) -> typing.Any:
     if isinstance(value, dict) and set(value) == {"time"}:
         return "a time"
     if isinstance(value, str):
-        if value == host:
-            return "the host"
-        if name is not None and value == name:
-            return "the name"
         if _DEVICE.match(value):
             return "the first disk"
         if value.startswith(("{", "[")):
             return _strip(json.loads(value))
-        return _UUID.sub("a uuid", value).replace(host, "the host")
+        value = _UUID.sub("a uuid", value)
+        for name in sorted(names, key=len, reverse=True):
+            value = value.replace(name, names[name])
     return value
 
 

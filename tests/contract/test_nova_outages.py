@@ -15,6 +15,7 @@ from tests.contract import environment, processes, record, rows, scenario
 
 HOST = "outage-host"
 NAME = "outage-guest"
+NAMES = {HOST: "the host", NAME: "the name"}
 OPTIONS = "report_interval = 2\naudit_interval = 5\n[timeouts]\nconductor = 10\n"
 SECONDS = 60
 
@@ -50,10 +51,10 @@ class NovaOutagesTest(testtools.TestCase):
 
     def _built(self) -> tuple[str, rows.Tables]:
         uuid = self._build()
-        return uuid, scenario.server(self.env, HOST, NAME, uuid)
+        return uuid, scenario.server(self.env, NAMES, uuid)
 
     def _check(self, step: str, uuid: str, before: rows.Tables | None = None) -> None:
-        found = scenario.server(self.env, HOST, NAME, uuid, before)
+        found = scenario.server(self.env, NAMES, uuid, before)
         problems = rows.differences(record.load(step)["rows"], found)
         if problems:
             self.fail(f"{step}: not the rows of Nova's own agent:\n" + "\n".join(problems))

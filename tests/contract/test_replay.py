@@ -22,6 +22,10 @@ HOST = "lab1"
 SECONDS = 20
 REGISTRATION = "service_first_registration"
 BUILD = "build_no_network"
+# Methods that other parts follow, and of how many parts each consists: events that end.
+PARTS = {"prep_resize": 3, "revert_resize": 2}
+PAUSED, SUSPENDED, RESIZED = (("pause", "pause_instance"), ("suspend", "suspend_instance"),
+                              ("resize", "prep_resize"))
 
 
 def guest_of(capture: wire.Capture) -> str:
@@ -70,30 +74,37 @@ class ReplayTest(testtools.TestCase):
                                      namespace=message.namespace)
         return getattr(client, message.kind)(message.context, message.method, **message.args)
 
-    def replay(self, name: str, method: str) -> list[wire.Message]:
-        """Replay one cast about an existing guest; return what the conductor was told."""
+    def replay(self, name: str, method: str, after: tuple[tuple[str, str], ...] = (),
+               ) -> list[wire.Message]:
+        """Replay one cast about an existing guest; return what the conductor was told.
+
+        :param after: casts that are replayed before, for what the guest is by then.
+        """
         capture = wire.load(name)
         cast = capture.cast(method)
         if method != "build_and_run_instance":
             self.build(guest_of(capture))
-        self.kept.take(cast.args["instance"])
-        self.send(cast)
-        self.wait_for_end()
+        for earlier in after:
+            self._take_and_send(wire.load(earlier[0]).cast(earlier[1]))
+        self._take_and_send(cast)
         return self.kept.said()
+
+    def _take_and_send(self, cast: wire.Message) -> None:
+        self.kept.take(cast.args)
+        self.send(cast)
+        self.wait_for_end(PARTS.get(cast.method, 1))
 
     def build(self, uuid: str) -> None:
         """Replay the captured build, for a guest with this uuid."""
         capture = wire.load(BUILD)
-        cast = renamed(capture.cast("build_and_run_instance"), guest_of(capture), uuid)
-        self.kept.take(cast.args["instance"])
-        self.send(cast)
-        self.wait_for_end()
+        self._take_and_send(
+            renamed(capture.cast("build_and_run_instance"), guest_of(capture), uuid))
         self.assertEqual("active", self.kept.fields["vm_state"])
 
-    def wait_for_end(self) -> None:
-        """Wait until the conductor is told that the action's event ended."""
+    def wait_for_end(self, ends: int = 1) -> None:
+        """Wait until the conductor is told that the action's events ended."""
         deadline = time.monotonic() + SECONDS
-        while not self.kept.said("InstanceActionEvent.event_finish_with_failure"):
+        while len(self.kept.said("InstanceActionEvent.event_finish_with_failure")) < ends:
             if time.monotonic() > deadline:
                 self.fail(f"No end in {SECONDS} s; heard {[m.what for m in self.kept.said()]}")
             time.sleep(0.02)
@@ -122,7 +133,7 @@ class ReplayTest(testtools.TestCase):
 
     def test_same_build_sent_twice_is_one_build(self) -> None:
         cast = wire.load(BUILD).cast("build_and_run_instance")
-        self.kept.take(cast.args["instance"])
+        self.kept.take(cast.args)
         self.send(cast)
         self.send(cast)
         self.wait_for_end()
@@ -162,8 +173,34 @@ class ReplayTest(testtools.TestCase):
         self.build(guest_of(capture))
         self.assertIsInstance(self.send(call), str)
 
-    def test_pause_is_refused_and_the_task_is_cleared(self) -> None:
-        said = self.replay("pause", "pause_instance")
+    def test_pause(self) -> None:
+        self._verb("pause", "pause_instance")
+
+    def test_unpause(self) -> None:
+        self._verb("unpause", "unpause_instance", PAUSED)
+
+    def test_suspend(self) -> None:
+        self._verb("suspend", "suspend_instance")
+
+    def test_resume(self) -> None:
+        self._verb("resume", "resume_instance", SUSPENDED)
+
+    def test_resize(self) -> None:
+        self._verb("resize", "prep_resize")
+        self.assertEqual("finished", self.kept.migration["nova_object.data"]["status"])
+        self.assertEqual(96, self.kept.fields["memory_mb"])
+
+    def test_confirm_resize(self) -> None:
+        self._verb("confirm_resize", "confirm_resize", RESIZED)
+        self.assertEqual("confirmed", self.kept.migration["nova_object.data"]["status"])
+        self.assertIsNone(self.kept.fields["old_flavor"])
+
+    def test_revert_resize(self) -> None:
+        self._verb("revert_resize", "revert_resize", RESIZED)
+        self.assertEqual("reverted", self.kept.migration["nova_object.data"]["status"])
+
+    def test_cast_that_is_not_implemented_is_refused_and_its_task_cleared(self) -> None:
+        said = self.replay("snapshot", "snapshot_instance")
         self.assertIsNone(self.kept.fields["task_state"])
         self.assertEqual("active", self.kept.fields["vm_state"])
         self.assertIn("InstanceFault.create", [m.what for m in said])
@@ -188,6 +225,6 @@ class ReplayTest(testtools.TestCase):
         self.assertEqual([], sorted(set(wanted["ComputeNode.create"])
                                     - set(made["ComputeNode.create"])))
 
-    def _verb(self, name: str, method: str) -> None:
-        self.assert_legal(name, self.replay(name, method))
+    def _verb(self, name: str, method: str, *after: tuple[str, str]) -> None:
+        self.assert_legal(name, self.replay(name, method, after))
         self.assert_ends_as_captured(name)

@@ -15,6 +15,7 @@ TOP = Path(__file__).resolve().parents[2]
 STATE = TOP / ".state"
 CONFIG = STATE / "magnetar.conf"
 LOG = STATE / "magnetar.log"
+IMAGE_FILE = STATE / "tiny.qcow2"
 COMMAND = TOP / ".venv/bin/magnetar"
 # Guests' disks are below it, so QEMU's user must be able to pass: not below somebody's home.
 DATA = Path("/var/lib/magnetar-quickstart")
@@ -113,6 +114,20 @@ def text(*words: str, say: Callable[[str], None] = lambda line: None) -> str:
     if child.wait():
         raise AgentError(f"magnetar {' '.join(words)}: {''.join(said).strip() or answer.strip()}")
     return answer
+
+
+def build_image() -> str:
+    """Build the guest image, unless it is there. Returns its size; raises AgentError."""
+    STATE.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [str(TOP / "tools/build-guest"), str(IMAGE_FILE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise AgentError(done.stderr.strip() or done.stdout.strip())
+    return f"{IMAGE_FILE.stat().st_size / (1 << 20):.0f} MiB"
 
 
 def remove_data(ledger: Ledger) -> str:

@@ -2,18 +2,20 @@
 
 import argparse
 import hashlib
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tools.toolbox import agent, libvirtd, machine
-from tools.toolbox.agent import STATE, TOP, AgentError
+from compute.errors import MagnetarError
+from tools.toolbox import agent, libvirtd, machine, quickmove
+from tools.toolbox.agent import IMAGE_FILE, STATE, AgentError
+from tools.toolbox.lab import LabError
+from tools.toolbox.lab.lab import MOST_HOSTS
 from tools.toolbox.ledger import Ledger
 from tools.toolbox.libvirtd import LibvirtdError
 from tools.toolbox.parts import Part, Parts
 
-IMAGE_FILE = STATE / "tiny.qcow2"
+LEDGER = STATE / "quickstart.json"
 IMAGE, FLAVOR, NETWORK, SERVER = "tiny", "tiny", "quick", "demo"
 SUBNET = "192.168.123.0/24"
 BOOT_SECONDS = 120
@@ -29,9 +31,10 @@ Try next:
 The agent's log is {log}.
 """
 AGAIN = {
-    "up": "What was made so far stays. Run tools/quickstart again to go on from here, or "
-    "tools/quickstart --down to take it away.",
-    "down": "What is not named above stays as it was. Run tools/quickstart --down again to go on.",
+    "up": "What was made so far stays. Run tools/quickstart{hosts} again to go on from here, or "
+    "tools/quickstart{hosts} --down to take it away.",
+    "down": "What is not named above stays as it was. Run tools/quickstart{hosts} --down again to "
+    "go on.",
 }
 
 
@@ -49,7 +52,8 @@ class Quickstart:
             machine.remember(self.ledger)
             part.result = libvirtd.ensure(self.ledger)
         with self.parts.part("guest image") as part:
-            self._build_image(part)
+            part.doing = "building"
+            part.result = agent.build_image()
         with self.parts.part("agent") as part:
             part.result = agent.start(self.ledger, lambda line: _doing(part, line))
             self.ledger.put("served", True)
@@ -63,18 +67,6 @@ class Quickstart:
             self._create(part)
         with self.parts.part("guest boot") as part:
             self._await_boot(part)
-
-    def _build_image(self, part: Part) -> None:
-        part.doing = "building"
-        done = subprocess.run(
-            [str(TOP / "tools/build-guest"), str(IMAGE_FILE)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise AgentError(done.stderr.strip() or done.stdout.strip())
-        part.result = f"{IMAGE_FILE.stat().st_size / (1 << 20):.0f} MiB"
 
     def _upload(self, part: Part) -> None:
         """Upload the image, unless the very same file was uploaded before."""
@@ -187,10 +179,10 @@ def down(ledger: Ledger, parts: Parts, yes: bool) -> None:
         part.result = machine.restore(ledger)
     with parts.part("files") as part:
         part.result = agent.remove_data(ledger)
-        for path in (IMAGE_FILE, agent.CONFIG, agent.LOG):
+        for path in (agent.CONFIG, agent.LOG, *([] if quickmove.present() else [IMAGE_FILE])):
             path.unlink(missing_ok=True)
         if not ledger.get("daemons"):
-            (STATE / "quickstart.json").unlink(missing_ok=True)
+            LEDGER.unlink(missing_ok=True)
         if STATE.exists() and not any(STATE.iterdir()):
             STATE.rmdir()
 
@@ -241,28 +233,49 @@ def _doing(part: Part, line: str) -> None:
     part.doing = line
 
 
+def _take_away(words: argparse.Namespace, parts: Parts) -> None:
+    """What the words name: the lab with --hosts, else everything."""
+    if quickmove.present():
+        quickmove.down(Ledger(quickmove.LEDGER), parts, words.yes)
+    if not words.hosts and LEDGER.exists():
+        down(Ledger(LEDGER), parts, words.yes)
+
+
+def _start(words: argparse.Namespace, parts: Parts) -> str:
+    """Bring it up; returns what to print at the end."""
+    parts.record("install", "packages and .venv", words.installed)
+    if words.hosts:
+        moving = quickmove.MovingStart(Ledger(quickmove.LEDGER), parts, words.hosts)
+        moving.up()
+        return moving.summary()
+    start = Quickstart(Ledger(LEDGER), parts)
+    start.up()
+    return f"\n{parts.table()}\n{NEXT.format(server=start.server, log=Path(agent.LOG))}"
+
+
 def main() -> int:
     """Up, or with --down away; 0 when all of it was done."""
     parser = argparse.ArgumentParser(prog="tools/quickstart")
+    parser.add_argument("--hosts", type=int, metavar="N", help="several, and a live migration")
     parser.add_argument("--down", action="store_true", help="take away what this made")
     parser.add_argument("--yes", action="store_true", help="also servers that you made")
     parser.add_argument("--installed", type=float, default=0.0, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    ledger, parts = Ledger(STATE / "quickstart.json"), Parts()
+    words = parser.parse_args()
+    if words.hosts is not None and not 2 <= words.hosts <= MOST_HOSTS:
+        parser.error(f"--hosts takes 2 to {MOST_HOSTS}: a guest moves from one to another")
+    parts = Parts()
     try:
-        if arguments.down:
-            down(ledger, parts, arguments.yes)
-            print("All that quickstart made is gone; installed packages, .venv and .cache stay.")
-            return 0
-        parts.record("install", "packages and .venv", arguments.installed)
-        start = Quickstart(ledger, parts)
-        start.up()
-    except (AgentError, LibvirtdError, OSError) as error:
+        if words.down:
+            _take_away(words, parts)
+            print("All that quickstart made is gone; installed packages, .venv and .cache stay."
+                  if not words.hosts else "Nothing of the hosts is left.")
+        else:
+            print(_start(words, parts))
+    except (AgentError, LabError, LibvirtdError, MagnetarError, OSError) as error:
         print(f"\nquickstart: {error}", file=sys.stderr)
-        print(AGAIN["down" if arguments.down else "up"], file=sys.stderr)
+        hosts = f" --hosts {words.hosts}" if words.hosts else ""
+        print(AGAIN["down" if words.down else "up"].format(hosts=hosts), file=sys.stderr)
         return 1
-    print(f"\n{parts.table()}")
-    print(NEXT.format(server=start.server, log=Path(agent.LOG)))
     return 0
 
 

@@ -2,8 +2,9 @@
 
 Runs in Nova's virtual environment with Nova's configuration files as arguments. Every verb goes
 through Nova's API layer (nova.compute.api), which sets task_state, records the action and casts
-with Nova's ComputeAPI client. A build runs the conductor's own build path in this process; only
-the scheduler's choice is replaced, by the host that the command names.
+with Nova's ComputeAPI client. What that layer asks of a conductor's tasks (builds, moves) runs in
+this process with the conductor's own code; only the scheduler's choice is replaced, by the host
+that the command names.
 """
 
 from nova import monkey_patch
@@ -25,36 +26,68 @@ from nova.compute import rpcapi as compute_rpcapi  # noqa: E402
 from nova.conductor import manager as conductor_manager  # noqa: E402
 from nova.objects import host_mapping  # noqa: E402
 from nova.scheduler import host_manager  # noqa: E402
+from nova.scheduler.client import report  # noqa: E402
 from nova_side import rows, signatures  # noqa: E402
 
 CONF = nova.conf.CONF
 PROJECT = "11111111111111111111111111111111"
 USER = "22222222222222222222222222222222"
+# Verbs that only an administrator may use, and what nova-api loads of a server for a verb.
+ADMINS = ("live_migrate", "live_migrate_abort", "live_migrate_force_complete", "evacuate")
+_USUAL = ["flavor", "numa_topology"]
+LOADED = {
+    "delete": _USUAL, "reboot": _USUAL, "confirm_resize": _USUAL, "revert_resize": _USUAL,
+    "resize": ["flavor", "numa_topology", "services", "resources", "pci_requests", "pci_devices",
+               "trusted_certs", "vcpu_model"],
+    "live_migrate": ["numa_topology", "system_metadata"],
+    "evacuate": ["trusted_certs", "pci_requests", "pci_devices", "resources", "migration_context"],
+}
 
 
-class PlacedBuild(conductor_manager.ComputeTaskManager):
-    """Nova's conductor with a scheduler that always answers with the same host."""
+class Scheduler:
+    """A scheduler that always answers with the host that was named to it last."""
 
-    def __init__(self):
-        super().__init__()
-        self.choice = None
+    def __init__(self, cell):
+        self.cell = cell
+        self.host = None
 
-    def _schedule_instances(self, context, request_spec, instance_uuids=None,
+    def select_destinations(self, context, spec, instance_uuids, return_objects=False,
                             return_alternates=False):
-        return [[self.choice] for _ in instance_uuids]
+        """Return the one host for every server."""
+        node = objects.ComputeNodeList.get_all_by_host(context, self.host)[0]
+        state = host_manager.HostState(self.host, node.hypervisor_hostname, self.cell.uuid)
+        state.uuid = node.uuid
+        wanted = {"VCPU": spec.vcpus, "MEMORY_MB": spec.memory_mb, "DISK_GB": spec.root_gb}
+        request = {"allocations": {node.uuid: {"resources": wanted}},
+                   "mappings": {"": [node.uuid]}}
+        choice = objects.Selection.from_host_state(state, request, "1.36")
+        return [[choice] for _ in instance_uuids]
 
 
 class LocalConductor:
-    """What nova-api hands its build to; it runs the conductor's code here instead of casting."""
+    """What Nova's API layer sends to a conductor's tasks: done here instead of being sent."""
 
-    def __init__(self, manager):
-        self.manager = manager
+    def __init__(self, scheduler):
+        self.manager = conductor_manager.ComputeTaskManager()
+        self.manager.query_client = scheduler
 
-    def schedule_and_build_instances(self, context, build_requests, request_spec, **kwargs):
-        """Build with the manager of this process."""
-        kwargs.setdefault("tags", None)
+    def schedule_and_build_instances(self, context, build_requests, request_spec, image,
+                                     admin_password, injected_files, requested_networks,
+                                     block_device_mapping, tags=None):
+        """Build."""
         self.manager.schedule_and_build_instances(
-            context, build_requests=build_requests, request_specs=request_spec, **kwargs)
+            context, build_requests=build_requests, request_specs=request_spec, image=image,
+            admin_password=admin_password, injected_files=injected_files,
+            requested_networks=requested_networks, block_device_mapping=block_device_mapping,
+            tags=tags)
+
+    def migrate_server(self, *args, do_cast=False, **kwargs):
+        """Resize, or move to another host."""
+        self.manager.migrate_server(*args, **kwargs)
+
+    def rebuild_instance(self, context, **kwargs):
+        """Evacuate."""
+        self.manager.rebuild_instance(context, **kwargs)
 
 
 class Control:
@@ -64,8 +97,9 @@ class Control:
         self.admin = nova_context.get_admin_context()
         self.cell = self._map_cells()
         self.api = compute_api.API()
-        self.builder = PlacedBuild()
-        self.api.compute_task_api = LocalConductor(self.builder)
+        self.hosts = compute_api.HostAPI()
+        self.scheduler = Scheduler(self.cell)
+        self.api.compute_task_api.conductor_compute_rpcapi = LocalConductor(self.scheduler)
         self.rpcapi = compute_rpcapi.ComputeAPI()
 
     def wait_service(self, host, seconds):
@@ -83,6 +117,7 @@ class Control:
         while self._ping(host) is None and time.monotonic() < deadline:
             pass
         host_mapping.discover_hosts(self.admin)
+        self._provide(nodes[0])
         return {"service": service.uuid, "node": nodes[0].uuid, "version": service.version}
 
     def ping(self, host):
@@ -92,15 +127,8 @@ class Control:
     def build(self, host, name, image, memory_mb=64, vcpus=1, root_gb=1, metadata=None):
         """Create a server without a network on this host; answers with its uuid."""
         context = self._tenant()
-        with self._targeted() as cell_context:
-            node = objects.ComputeNodeList.get_all_by_host(cell_context, host)[0]
+        self.scheduler.host = host
         flavor = self._flavor(memory_mb, vcpus, root_gb)
-        state = host_manager.HostState(host, node.hypervisor_hostname, self.cell.uuid)
-        state.uuid = node.uuid
-        wanted = {"VCPU": vcpus, "MEMORY_MB": memory_mb, "DISK_GB": root_gb}
-        request = {"allocations": {node.uuid: {"resources": wanted}},
-                   "mappings": {"": [node.uuid]}}
-        self.builder.choice = objects.Selection.from_host_state(state, request, "1.36")
         networks = objects.NetworkRequestList(
             objects=[objects.NetworkRequest(network_id="none")])
         instances, _ = self.api.create(
@@ -108,11 +136,45 @@ class Control:
             metadata=metadata or {}, admin_password="secret")
         return {"uuid": instances[0].uuid}
 
-    def act(self, uuid, verb, **kwargs):
-        """Call one verb of Nova's API layer on a server, e.g. stop, start, pause, delete."""
+    def flavor(self, memory_mb, vcpus=1, root_gb=1):
+        """Answer with the flavorid of a flavor of this size; it is made if it is not there."""
+        return {"id": self._flavor(memory_mb, vcpus, root_gb).flavorid}
+
+    def act(self, uuid, verb, choose=None, **kwargs):
+        """Call one verb of Nova's API layer on a server, e.g. stop, start, pause, delete.
+
+        `choose` names the host that the scheduler would choose for it.
+        """
+        self.scheduler.host = choose
         instance = self._instance(uuid, verb)
         answer = getattr(self.api, verb)(instance._context, instance, **kwargs)
-        return {"answer": answer}
+        return {"answer": answer if isinstance(answer, str | dict) else None}
+
+    def end_live_migration(self, uuid, verb, seconds):
+        """Wait until a live migration runs; then live_migrate_abort or _force_complete it."""
+        found = self.wait_migration(uuid, "running", seconds)
+        return self.act(uuid, verb, migration_id=found["id"])
+
+    def wait_migration(self, uuid, status, seconds):
+        """Wait until the server's newest migration has this status; answers with its id."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._targeted() as context:
+                found = objects.MigrationList.get_by_filters(context, {"instance_uuid": uuid})
+            newest = max(found, key=lambda migration: migration.id)
+            if newest.status == status:
+                return {"id": newest.id}
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"migration of {uuid} is {newest.status} after {seconds} s")
+            time.sleep(0.05)
+
+    def force_down(self, host, forced_down):
+        """Say as an operator that a host is down for certain, or is no longer."""
+        with self._targeted() as context:
+            service = objects.Service.get_by_compute_host(context, host)
+            service.forced_down = forced_down
+            self.hosts.service_update(context, service)
+        return {}
 
     def call_host(self, method, host, **kwargs):
         """Call a host method of Nova's ComputeAPI client, e.g. get_host_uptime."""
@@ -131,12 +193,13 @@ class Control:
             time.sleep(0.1)
 
     def wait_report(self, host, seconds):
-        """Wait for one more heartbeat of this host."""
+        """Wait for one more heartbeat of this host, and until its node counts its guests."""
         before = rows.reports(host)
         deadline = time.monotonic() + seconds
-        while rows.reports(host) <= before:
+        while rows.reports(host) <= before or not rows.counted(host):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no heartbeat of {host} in {seconds} s")
+                raise TimeoutError(f"{host} was silent, or counted its guests wrongly, "
+                                   f"for {seconds} s")
             time.sleep(0.1)
         return {}
 
@@ -157,6 +220,14 @@ class Control:
     def host_rows(self, host):
         """Answer with the rows of the cell database that belong to one host."""
         return rows.of_host(host)
+
+    def _provide(self, node):
+        """Make a resource provider for a node whose agent made none; traits are asked for."""
+        client = report.report_client_singleton()
+        if client.get(f"/resource_providers/{node.uuid}", version="1.20").status_code == 404:
+            made = client.post("/resource_providers", {
+                "uuid": node.uuid, "name": node.hypervisor_hostname}, version="1.20")
+            made.raise_for_status()
 
     def _ping(self, host):
         # A service can be up before its queues exist; a message sent then is lost.
@@ -194,12 +265,12 @@ class Control:
     def _instance(self, uuid, verb):
         """Load a server with exactly the fields that nova-api loads for this verb."""
         context = self._tenant()
+        context.is_admin = verb in ADMINS
         nova_context.set_target_cell(context, self.cell)
         if verb in ("start", "stop"):
             return objects.Instance.get_by_uuid(
                 context, uuid, expected_attrs=["system_metadata", "metadata"])
-        joined = ["flavor", "numa_topology"] if verb in ("delete", "reboot") else None
-        return self.api.get(context, uuid, expected_attrs=joined)
+        return self.api.get(context, uuid, expected_attrs=LOADED.get(verb))
 
     def _flavor(self, memory_mb, vcpus, root_gb):
         name = f"contract-{memory_mb}-{vcpus}-{root_gb}"

@@ -18,6 +18,9 @@ _BY_SERVER = {
     "virtual_interfaces": "instance_uuid",
     "migrations": "instance_uuid",
 }
+# A migration in one of these statuses is neither at its end nor waiting for a person.
+_MOVING = ("accepted", "queued", "preparing", "running", "running (post-copy)", "pre-migrating",
+           "migrating", "post-migrating", "confirming", "reverting")
 
 
 def _select(sql, **values):
@@ -61,6 +64,14 @@ def reports(host):
     return found[0]["report_count"] if found else 0
 
 
+def counted(host):
+    """Return whether the host's node counts as many guests as the host has."""
+    found = _select(
+        "SELECT running_vms, (SELECT count(*) FROM instances WHERE host = :host AND deleted = 0) "
+        "AS guests FROM compute_nodes WHERE host = :host AND deleted = 0", host=host)
+    return bool(found) and found[0]["running_vms"] == found[0]["guests"]
+
+
 def progress(uuid):
     """Return (what is still going on or None, the states of the server)."""
     found = _select("SELECT vm_state, task_state, power_state, deleted, host FROM instances "
@@ -79,6 +90,11 @@ def progress(uuid):
         return f"task_state {states['task_state']}", states
     if open_events:
         return f"event {open_events[0]['event']}", states
+    moving = [row["status"] for row in _select(
+        "SELECT status FROM migrations WHERE instance_uuid = :uuid", uuid=uuid)
+        if row["status"] in _MOVING]
+    if moving:
+        return f"migration {moving[0]}", states
     # A server without a host is deleted by the API itself, which records no event.
     if silent and not (states["deleted"] and states["host"] is None):
         return f"action {silent[0]['action']} without an event", states

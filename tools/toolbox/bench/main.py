@@ -6,21 +6,15 @@ import argparse
 import pathlib
 import sys
 import tempfile
-import time
 
 from tests.integration import libvirtd
 from tests.integration.agent import RealAgent
 from tools.toolbox.bench import boots, scale
-from tools.toolbox.bench.figures import Figure, as_json, table
+from tools.toolbox.bench.figures import Figure, as_json, say, table
 from tools.toolbox.bench.raw import Raw
 
 # 20 guests at once do not fit on two CPUs otherwise.
 ROOM = "cpu_allocation_ratio = 16\n[control]\nmax_io_ops = 100"
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"  {time.strftime('%H:%M:%S', time.gmtime())}  {text}", file=sys.stderr, flush=True)
 
 
 def real(quick: bool) -> list[Figure]:

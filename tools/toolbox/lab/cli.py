@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+from tools.toolbox.lab import matrix
 from tools.toolbox.lab.lab import Lab, all_labs
 from tools.toolbox.lab.place import LabError
 
@@ -61,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(act=_status)
 
     _faults(commands)
+    played = commands.add_parser("kills", help="kill everything there is during live migrations")
+    played.add_argument("--times", type=int, default=1, metavar="N", help="each case so often")
+    played.add_argument("--only", default="", metavar="REGEX", help='such as "agent at 50"')
+    played.add_argument("--again", action="store_true", help="also what was seen before")
+    played.add_argument("--write", action="store_true", help="the table of docs/recovery.md")
+    played.set_defaults(act=_kills)
     return parser
 
 
@@ -159,6 +166,11 @@ def _limit(arguments: argparse.Namespace) -> int:
     host = Lab(arguments.name).host(arguments.host)
     host.limit(arguments.link, arguments.mbit or None)
     return 0
+
+
+def _kills(arguments: argparse.Namespace) -> int:
+    name = "kills" if arguments.name == "default" else arguments.name
+    return matrix.run(name, arguments.times, arguments.only, arguments.again, arguments.write)
 
 
 def _power(arguments: argparse.Namespace) -> int:

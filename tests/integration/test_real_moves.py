@@ -1,0 +1,166 @@
+"""A real guest put to sleep, resized and moved between two hosts, through control plane, broker,
+agents and libvirt. Its counter, on console and disk, shows that nothing ever went back."""
+
+from __future__ import annotations
+
+import time
+
+import testtools
+
+from compute.errors import MagnetarError, Refused
+from tests.integration.lab import LabFixture, missing
+from tools.toolbox.lab import kills
+from tools.toolbox.lab.guest import LARGER, RAM, LabGuest, prepare, until
+
+POSTCOPY = {"live_migration_permit_post_copy": "true"}
+
+
+class RealMoves(testtools.TestCase):
+    SHARED = False
+    DOWN_AFTER = 10  # seconds of silence after which a host counts as down
+
+    def setUp(self):
+        super().setUp()
+        reason = missing(shared=self.SHARED)
+        if reason:
+            self.skipTest(reason)
+        options = {"libvirt": POSTCOPY, "control": {"service_down_time": self.DOWN_AFTER}}
+        self.lab = self.useFixture(LabFixture(shared=self.SHARED, options=options)).lab
+        prepare(self.lab)
+        self.guest = LabGuest.create(self.lab, "real", "host1")
+
+    def migrated(self, status="completed", seconds=60):
+        """Wait for the end of the newest migration, and see that nothing of it is left."""
+        move = until(lambda: (found := self.guest.migration())["ended"] and found, seconds,
+                     "the migration has ended")
+        self.assertEqual(status, move["status"], self.guest.show()["fault"])
+        self.guest.clean()
+        return move
+
+    def on(self, host):
+        """The guest is on this host, and only there, and counts on."""
+        self.assertEqual(host, self.guest.show()["host"])
+        self.assertEqual([host], self.guest.copies())
+        self.guest.counts_on()
+
+    def live(self, host, **how):
+        self.guest.call("live_migrate", host=host, **how)
+        self.migrated()
+        self.on(host)
+
+    def boots(self):
+        """How often the guest was booted, by its console."""
+        return self.guest.console().count("GUEST-BOOT")
+
+
+class TestLocalDisks(RealMoves):
+    """One guest goes through all of it, its disk on the host that it is on."""
+
+    def test_a_guest_that_is_moved_saved_and_resized(self):
+        self.planned()
+        self.live("host2")
+        self.live("host1", block_migration=True)
+        self.paused()
+        self.aborted()
+        self.by_force()
+        self.suspended()
+        self.assertEqual(1, self.boots())
+        self.assertEqual(1, self.guest.console().count("GUEST-CONFIG-DRIVE"))
+        self.resized()
+        self.moved_cold()
+
+    def planned(self):
+        plan = self.guest.call("plan_live_migrate")
+        self.assertEqual(("can", "host2"), (plan["verdict"], plan["destination"]), plan)
+        self.assertEqual(["vda"], plan["copies"])
+        self.assertEqual([], self.guest.call("migration_list"))
+
+    def paused(self):
+        self.guest.call("pause")
+        self.guest.settled("paused")
+        seen = self.guest.ticks()[-1]
+        self.guest.call("live_migrate")
+        self.migrated()
+        self.guest.settled("paused")
+        self.assertEqual(["host2"], self.guest.copies())
+        self.assertThat(max(self.guest.ticks()), testtools.matchers.LessThan(seen + 2))
+        self.guest.call("unpause")
+        self.guest.settled("active")
+        self.on("host2")
+
+    def aborted(self):
+        self.lab.host("host2").limit("migration", 60)
+        self.guest.call("live_migrate")
+        kills.await_moment(self.guest, self.lab.host("host2"), self.lab.host("host1"), "10 %")
+        began = time.monotonic()
+        self.guest.call("migration_abort")
+        self.assertThat(time.monotonic() - began, testtools.matchers.LessThan(1))
+        self.migrated("cancelled")
+        self.on("host2")
+
+    def by_force(self):
+        self.guest.call("live_migrate")
+        source, destination = self.lab.host("host2"), self.lab.host("host1")
+        kills.await_moment(self.guest, source, destination, kills.POSTCOPY)
+        refused = self.assertRaises(MagnetarError, self.guest.call, "migration_abort")
+        self.assertIn("post-copy", str(refused))
+        source.limit("migration", None)
+        self.migrated()
+        self.on("host1")
+
+    def suspended(self):
+        seen = self.guest.ticks()[-1]
+        self.guest.call("suspend")
+        self.guest.settled("suspended")
+        self.assertEqual([], self.guest.copies())
+        self.guest.call("resume")
+        self.guest.settled("active")
+        self.guest.counts_on(seen)
+
+    def resized(self):
+        seen = self.guest.ticks()[-1]
+        self.guest.call("resize", flavor=LARGER)
+        self.guest.settled("resized")
+        self.guest.call("resize_confirm")
+        self.guest.settled("active")
+        self.guest.clean()
+        self.guest.counts_on(seen, 60)
+        memory = int(self.guest.console().rsplit("memory=", 1)[1].split("kB")[0]) >> 10
+        self.assertThat(memory, testtools.matchers.GreaterThan(RAM))
+
+    def moved_cold(self):
+        before, seen = self.guest.show()["host"], self.guest.ticks()[-1]
+        self.guest.call("migrate")
+        self.assertNotEqual(before, self.guest.settled("resized")["host"])
+        self.guest.counts_on(seen, 60)
+        self.guest.call("resize_revert")
+        self.assertEqual(before, self.guest.settled("active")["host"])
+        self.guest.clean()
+        self.guest.counts_on(seen, 60)
+        self.assertEqual([before], self.guest.copies())
+
+
+class TestSharedDisks(RealMoves):
+    """The hosts share their disks; one is lost, and comes back."""
+
+    SHARED = True
+
+    def test_live_with_shared_disks_and_evacuated(self):
+        self.live("host2")
+        self.live("host1")
+        self.assertEqual(1, self.boots())
+        lost = self.lab.host("host1")
+        seen = self.guest.ticks()[-1]
+        lost.crash()
+        refused = self.assertRaises(Refused, self.guest.call, "evacuate")
+        self.assertEqual("host_up", refused.code)
+        until(lambda: self.guest.call("evacuate", fenced=True), self.DOWN_AFTER + 20,
+              "the host counts as down", every=0.5)
+        self.guest.settled("active", 60)
+        self.assertEqual("host2", self.guest.show()["host"])
+        seen = self.guest.counts_on(seen - 1, 60)
+        lost.boot()
+        lost.start_agent()
+        self.guest.clean(40)
+        self.on("host2")
+        self.assertEqual("done", self.guest.migration()["status"])

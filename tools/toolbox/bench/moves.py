@@ -1,0 +1,310 @@
+"""tools/bench moves: how long guests take to sleep, to change their size and their host, beside
+bare libvirt in the same run; and a host that is drained. Shows progress on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libvirt
+
+from tools.toolbox.bench.bare import BareGuest
+from tools.toolbox.bench.figures import Figure, Pair, as_json, pairs_table, say, table
+from tools.toolbox.bench.stage import FILLED, FLAVORS, IDLE, LOADED, READY, Stage
+from tools.toolbox.lab import Lab
+from tools.toolbox.lab.lab import missing, sweep
+from tools.toolbox.lab.place import TOP
+from tools.toolbox.processes import Process
+from tools.toolbox.ticks import Ticks
+
+IMAGE = TOP / ".cache/guest.qcow2"
+AT_ONCE = 2  # live migrations that a host of the drain sends at once
+NOVA = {"pause": "0.09", "unpause": "0.09", "suspend": "1.85", "resume": "0.73",
+        "resize on the same host": "5.2", "confirm": "0.57"}
+
+
+@contextmanager
+def stage(shared: bool = False) -> Iterator[Stage]:
+    """Two hosts with image and flavors; all of it goes at the end, or by the next run's sweep."""
+    sweep()
+    lab = Lab(f"bench-{os.getpid()}-{uuid.uuid4().hex[:4]}")
+    options = {"DEFAULT": {"max_concurrent_live_migrations": AT_ONCE,
+                           "max_concurrent_incoming_live_migrations": AT_ONCE},
+               "control": {"max_drain_moves": AT_ONCE + 1}}
+    try:
+        lab.up(2, shared, options=options, owner=Process.of(os.getpid(), "bench"))
+        on = Stage(lab, IMAGE)
+        try:
+            yield on
+        except Exception:
+            print(on.story(), file=sys.stderr)  # the logs go with the lab
+            raise
+    finally:
+        lab.down()
+
+
+@contextmanager
+def two(on: Stage, load: str) -> Iterator[tuple[str, BareGuest]]:
+    """A guest of Magnetar's, and one like it of bare libvirt, on the same host; both count."""
+    guest = on.create("ours", load)
+    on.settled(guest, "active")
+    bare = BareGuest(on.lab, on.show(guest)["host"], guest)
+    try:
+        mark = FILLED if load else READY
+        on.booted([guest], mark)
+        on.until(lambda: mark in bare.host.console("bare"), f"bare guest that wrote {mark}")
+        yield guest, bare
+    finally:
+        bare.remove()
+        on.delete([guest])
+
+
+# -- each verb by itself ---------------------------------------------------------------------------
+
+class Verbs:
+    """Each verb in turn on a guest without load, some rounds of all of them."""
+
+    def __init__(self, on: Stage, guest: str, bare: BareGuest):
+        self.on, self.guest, self.bare = on, guest, bare
+        self.ours: dict[str, list[float]] = {}
+        self.theirs: dict[str, list[float]] = {}
+        self.needs: dict[str, str] = {}
+
+    def both(self, verb: str, ours: Callable[[], float], theirs: Callable[[], float],
+             needs: str) -> None:
+        """Do a verb by Magnetar, then by bare libvirt."""
+        time.sleep(1)  # what the verb before left to do is not part of this one
+        self.ours.setdefault(verb, []).append(ours())
+        self.theirs.setdefault(verb, []).append(theirs())
+        self.needs[verb] = needs
+
+    def _do(self, method: str, state: str, **args: Any) -> Callable[[], float]:
+        return lambda: self.on.timed(f"server.{method}", self.guest, state, **args)
+
+    def round(self) -> None:
+        """Everything once; the guests are on the first host afterwards, as before."""
+        bare, do, both = self.bare, self._do, self.both
+        both("pause", do("pause", "paused"), bare.pause, "suspend")
+        both("unpause", do("unpause", "active"), bare.unpause, "resume")
+        both("suspend", do("suspend", "suspended"), bare.suspend, "managedSave")
+        both("resume", do("resume", "active"), bare.resume, "create")
+        self._sizes()
+        self._hosts()
+
+    def _sizes(self) -> None:
+        bare, do, both = self.bare, self._do, self.both
+        other = next(h.name for h in self.on.lab.hosts if h.name != bare.host.name)
+        self.on.client.call("host.disable", host=other, reason="measuring resize on one host")
+        again = "shutdown, copy of the disk, defineXML, create"
+        both("resize on the same host", do("resize", "resized", flavor="bigger"),
+             lambda: bare.resize(FLAVORS["bigger"]["ram"]), again)
+        self._awake()
+        both("revert", do("resize_revert", "active"), bare.revert,
+             "destroy, rename of the disk, defineXML, create")
+        self._awake()
+        self.on.timed("server.resize", self.guest, "resized", flavor="bigger")
+        bare.resize(FLAVORS["bigger"]["ram"])
+        self._awake()
+        both("confirm", do("resize_confirm", "active"), bare.confirm, "none: files are removed")
+        self.on.client.call("host.enable", host=other)
+        self.on.timed("server.resize", self.guest, "resized", flavor="tiny")
+        self.on.timed("server.resize_confirm", self.guest, "active")
+        self._awake()
+
+    def _hosts(self) -> None:
+        """Cold to the other host and back, so that the guests end where they began."""
+        while True:
+            here = self.on.show(self.guest)["host"]
+            other = next(h.name for h in self.on.lab.hosts if h.name != here)
+            theirs = next(h.name for h in self.on.lab.hosts if h.name != self.bare.host.name)
+            self.both("cold migration", self._do("migrate", "resized", host=other),
+                      lambda to=theirs: self.bare.cold(to),
+                      "shutdown, copy of the disk, defineXML and create there, undefine")
+            self.on.timed("server.resize_confirm", self.guest, "active")
+            self._awake()
+            if self.bare.host.name == self.on.lab.hosts[0].name:
+                return
+
+    def _awake(self) -> None:
+        """Wait until both guests are up far enough to hear that they are to shut down."""
+        hosts = [(self.on.show(self.guest)["host"], self.guest), (self.bare.host.name, "bare")]
+        for host, name in hosts:
+            lab_host = self.on.lab.host(host)
+            seen = lab_host.console(name).count("TICK")
+            self.on.until(lambda h=lab_host, n=name, s=seen: h.console(n).count("TICK") > s + 2,
+                          f"{name} that counts")
+
+    def pairs(self) -> list[Pair]:
+        """Medians."""
+        return [Pair(verb, statistics.median(times), statistics.median(self.theirs[verb]),
+                     self.needs[verb], NOVA.get(verb, "")) for verb, times in self.ours.items()]
+
+
+def verbs(on: Stage, rounds: int) -> list[Pair]:
+    """Latency of each verb, from the request to the end of its last operation."""
+    with two(on, IDLE) as (guest, bare):
+        measured = Verbs(on, guest, bare)
+        for number in range(rounds):
+            say(f"all verbs, round {number + 1} of {rounds}")
+            measured.round()
+    return measured.pairs()
+
+
+# -- live migration --------------------------------------------------------------------------------
+
+def live(on: Stage, count: int, shared: bool) -> tuple[list[Pair], list[Figure]]:
+    """Live migrations of a guest under load, back and forth, in turn with bare ones."""
+    kind = "live migration, shared disks" if shared else "live migration, block copy"
+    times: dict[str, list[float]] = {"request": [], "agent": [], "bare": []}
+    pauses: dict[str, list[int]] = {"ours": [], "bare": []}
+    with two(on, LOADED) as (guest, bare):
+        # The first one there finds no image in the cache.
+        for other in ("host2", "host1"):
+            on.timed("server.live_migrate", guest, "active", host=other)
+        logs = {host.name: host.instances / guest / "console.log" for host in on.lab.hosts}
+        with Ticks(logs) as ticks:
+            for number in range(count):
+                to = "host2" if number % 2 == 0 else "host1"
+                if number % 10 == 0:
+                    say(f"{kind}: {number + 1} of {count}")
+                times["bare"].append(bare.live(to, shared))
+                pauses["bare"].append(on.pause_ms(to, bare.uuid))
+                began = time.time()
+                times["request"].append(
+                    on.timed("server.live_migrate", guest, "active", host=to))
+                times["agent"] += [one["seconds"] for one in on.operations(guest, began)
+                                   if one["verb"] == "live_out"]
+                pauses["ours"].append(on.pause_ms(to, guest))
+                if on.show(guest)["host"] != to or ticks.backwards:
+                    raise RuntimeError(f"{guest} is not as it should be: {ticks.backwards}")
+                ticks.wait(1, 60)
+    return _live_pairs(kind, times, pauses), [
+        Figure(f"{kind}: migrations", count, "", "", "each began and ended on the right host"),
+        Figure(f"{kind}: counter that went back", len(ticks.backwards), "", "0",
+               f"{ticks.last - ticks.seen[0].number} numbers, {ticks.skipped()} never seen"),
+        Figure(f"{kind}: longest time between two numbers", ticks.gaps()[0], "s", "",
+               f"usually {ticks.gaps()[1]:.2f} s"),
+    ]
+
+
+def _live_pairs(kind: str, times: dict[str, list[float]],
+                pauses: dict[str, list[int]]) -> list[Pair]:
+    median, calls = statistics.median, "migrateToURI3, the same flags"
+    bare = median(times["bare"])
+    return [
+        Pair(f"{kind}: request to all done", median(times["request"]), bare, calls,
+             goal="at most 1.1"),
+        Pair(f"{kind}: message to all done", median(times["agent"]), bare, calls),
+        Pair(f"{kind}: pause", median(pauses["ours"]), median(pauses["bare"]), calls,
+             goal="at most 1", unit="ms"),
+        Pair(f"{kind}: longest pause", max(pauses["ours"]), max(pauses["bare"]), calls, unit="ms"),
+    ]
+
+
+# -- a host that is emptied ------------------------------------------------------------------------
+
+class Witness:
+    """Counts, by libvirt's word, how many migrations leave a host at once."""
+
+    def __init__(self, connection: libvirt.virConnect):
+        self.peak, self._connection, self._over = 0, connection, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._connection.close()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, sum(map(_leaves, self._connection.listAllDomains())))
+
+
+def _leaves(domain: libvirt.virDomain) -> bool:
+    try:
+        found = domain.jobStats()
+    except libvirt.libvirtError:
+        return False  # it left this moment
+    return bool(found.get("type")) and \
+        found.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
+
+
+def drain(on: Stage, count: int) -> list[Figure]:
+    """Guests that all leave a host at once, live, with the limits kept."""
+    say(f"{count} guests are made on host1")
+    on.client.call("host.disable", host="host2", reason="guests are to be on host1")
+    guests = [on.create(f"drained-{number}") for number in range(count)]
+    for guest in guests:
+        on.settled(guest, "active")
+    on.client.call("host.enable", host="host2")
+    on.booted(guests)
+    say(f"host1 is drained of {count} guests")
+    with Witness(on.lab.host("host1").libvirt()) as witness:
+        began = time.monotonic()
+        on.client.call("host.drain", host="host1")
+        on.until(lambda: on.client.call("host.drain_show", host="host1")["status"] != "running",
+                 "drain that ended")
+        seconds = time.monotonic() - began
+    ended = on.client.call("host.drain_show", host="host1")
+    there = [guest for guest in guests if on.show(guest)["host"] == "host2"]
+    on.delete(guests)
+    on.client.call("host.enable", host="host1")
+    return [
+        Figure(f"drain of {count} guests", seconds, "s", "",
+               f"{ended['status']}: {ended['moved']} moved live, {len(there)} on the other host"),
+        Figure("drain: migrations at once, most seen", witness.peak, "", f"at most {AT_ONCE}",
+               f"counted by libvirt; max_concurrent_live_migrations = {AT_ONCE}"),
+    ]
+
+
+def measure(migrations: int, rounds: int, guests: int) -> tuple[list[Pair], list[Figure]]:
+    """Everything: all verbs ``rounds`` times, so many live migrations of each kind, a drain."""
+    say("two hosts with local disks")
+    with stage() as on:
+        pairs = verbs(on, rounds)
+        block, figures = live(on, migrations, False)
+        figures += drain(on, guests)
+    say("two hosts that share their disks")
+    with stage(shared=True) as on:
+        shared, more = live(on, migrations, True)
+    return [*pairs, *block, *shared], [*figures, *more]
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="tools/bench moves", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--migrations", type=int, metavar="N",
+                        help="live migrations of each kind (default 10)")
+    parser.add_argument("-f", "--format", choices=("table", "json"), default="table")
+    words = parser.parse_args()
+    if words.migrations is not None and words.migrations < 2:
+        parser.error("--migrations is at least 2: there and back")
+    reason = missing(shared=True)
+    if reason:
+        print(f"tools/bench moves: {reason}. Nothing was measured.", file=sys.stderr)
+        return 1
+    few = words.quick
+    pairs, figures = measure(words.migrations or (4 if few else 10), 1 if few else 3,
+                             4 if few else 10)
+    if words.format == "json":
+        print(as_json(figures, pairs))
+    else:
+        print(f"{pairs_table(pairs)}\n\n{table(figures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
