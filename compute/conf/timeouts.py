@@ -35,11 +35,12 @@ OPTS = [
     ),
     cfg.IntOpt(
         "conductor",
-        default=60,
+        default=30,
         min=1,
         help="Seconds that one call to the conductor may take before its outcome counts as "
-        "unknown and it is asked again. The default is oslo.messaging's rpc_response_timeout. "
-        "Much shorter asks a busy conductor the same again and again.",
+        "unknown and it is asked again. Half of oslo.messaging's rpc_response_timeout, so that a "
+        "migration whose answer went down with a broker still ends within a minute. Much "
+        "shorter asks a busy conductor the same again and again.",
     ),
     cfg.IntOpt(
         "stop",

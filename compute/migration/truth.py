@@ -84,8 +84,13 @@ def end_of(state: GuestState | None, *, source: bool) -> End:
 HERE = (End.RUNNING, End.STILL)
 
 
-def judge(source: End, target: End) -> Judgement:
-    """What follows from what both ends show."""
+def judge(source: End, target: End, taken: bool = False) -> Judgement:
+    """What follows from what both ends show.
+
+    :param taken: the destination has made the guest its own, in its journal.
+    """
+    if taken and source is End.OFF and target is End.OFF:
+        return Judgement(Act.DONE, "off-at-target", "The guest moved, and is off now.")
     if End.UNKNOWN in (source, target):
         which = "source" if source is End.UNKNOWN else "destination"
         return Judgement(Act.WAIT, "unknown", f"The {which} cannot be observed now.")

@@ -30,11 +30,12 @@ from compute.model.guest import CachedImage, GuestState
 from compute.rpc.primitives import data
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
-from compute.steps.domain import GENERATION
+from compute.steps.domain import GENERATION, remove_domain
 from compute.steps.migration_record import mark
 from compute.steps.ports import nics_of
 from compute.steps.record import FOR_EVER, publish
 
+LOST_SECONDS = 20.0  # in post-copy, after the source's QEMU has ended, until memory counts as lost
 STILL_SECONDS = 30.0  # how long a guest that is not sent any more may stay half received
 
 
@@ -184,11 +185,12 @@ class Arrival(Step):
 
     def do(self, run: Run) -> dict[str, Any]:
         run.say(f"waits for the guest from host {source_of(run)}")
-        self.heard = run.world.clock.now()
+        self.heard = self.whole = run.world.clock.now()
         while not run.wait(lambda: self.settled(run), 5, heed=False):
             pass
         state = run.world.driver.state(run.row.guest)
-        return {"power_state": state.power_state if state else states.NOSTATE}
+        return {"power_state": state.power_state if state else states.NOSTATE,
+                "lost": state is not None and state.reason.startswith("postcopy")}
 
     def settled(self, run: Run) -> bool:
         """True when the guest is here for good; raises when it will not come."""
@@ -219,9 +221,13 @@ class Arrival(Step):
                      f"magnetar op resolve {run.row.id} --as retry. If it is gone for good, "
                      f"magnetar server reboot --hard {run.row.guest} loses that memory.",
                 code="postcopy_broken")
+        if self.lost(run, state, source):
+            return True
         judgement = truth.judge(source, here)
         if judgement.act is Act.DONE and not (state is not None and state.job):
             return True
+        if judgement.act is Act.UNDONE and not active:  # it died here: only its definition is left
+            self.gives_up(run, silent)
         if judgement.act is Act.STOP and not active:
             self.stop(run)
         if judgement.act is Act.OPERATOR:
@@ -241,7 +247,21 @@ class Arrival(Step):
             and not state.job and state.reason != "postcopy_failed"
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
+        here = end_of(run.world.driver.state(run.row.guest), source=False)
+        if here is End.OFF and truth.judge(self.source(run)[0], here).act is Act.UNDONE:
+            remove_domain(run)
         must_be_absent(run)
+
+    def lost(self, run: Run, state: GuestState | None, source: End) -> bool:
+        """Whether the source's QEMU died with memory that the guest misses here. QEMU says so, or
+        says nothing any more while it waits for that memory."""
+        now = run.world.clock.now()
+        if state is None or not state.reason.startswith("postcopy") \
+                or source not in (End.OFF, End.ABSENT):
+            self.whole = now
+            return False
+        return state.reason == "postcopy_failed" or \
+            source is End.OFF and now - self.whole > LOST_SECONDS
 
     def source(self, run: Run) -> tuple[End, bool]:
         """The source's end, and whether its half goes on."""
@@ -255,7 +275,7 @@ class Arrival(Step):
         return end_of(view.domain, source=True), active
 
     def gives_up(self, run: Run, silent: float) -> None:
-        """Nothing of the guest is here, and the source's half has ended or is silent."""
+        """Nothing of the guest runs here, and the source's half has ended or is silent."""
         if run.signals.abort:
             raise Aborted(f"The source took the migration back: {run.signals.abort}.")
         raise Failed(
@@ -283,6 +303,9 @@ class Arrived(Step):
 
     def do(self, run: Run) -> None:
         run.world.driver.arrived(run.guest)
+        if (run.outcome("arrival") or {}).get("lost"):
+            # It stands still for ever: as if its host had failed. Its disks here are whole.
+            run.world.driver.power_off(run.row.guest)
         run.world.journal.claim("disks", run.row.guest, run.row.guest, run.row.id, {})
         run.world.journal.release(guest=run.row.guest, kind="lease")
         run.world.networks.bind(run.context, run.row.guest, run.world.host)

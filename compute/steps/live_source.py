@@ -9,7 +9,7 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
-from compute.engine.world import World
+from compute.engine.world import PeerView, World
 from compute.errors import Failed, MagnetarError, NeedsOperator, Retryable, Turned, Unknown
 from compute.migration import truth
 from compute.migration.monitor import Monitor
@@ -23,9 +23,11 @@ from compute.model.wire import NO_FLAVOR
 from compute.rpc.primitives import data, make
 from compute.steps.domain import generation, power
 from compute.steps.migration_record import mark, migration_of
+from db.journal import rows
 
 MOST_CALLS = 3  # how often a destination that does not answer is asked before a migration is undone
 SEEN_SECONDS = 30.0  # how long the end of a transfer may take to be seen at both ends
+TAKEN = ("domain", "record", "migration", "finish")  # steps of live_in from there on
 PATIENT = 1_000_000
 
 
@@ -256,13 +258,21 @@ def look(run: Run) -> Judgement:
     source = end_of(run.world.driver.state(guest), source=True)
     if source is End.LEAVING:
         return truth.judge(source, End.RECEIVING)  # no need to ask the other end
+    taken = False
     try:
         view = run.world.peers.look(destination_of(run), guest)
-        target = end_of(view.domain, source=False)
+        target, taken = end_of(view.domain, source=False), has_taken(run, view)
     except MagnetarError as error:  # of whatever kind: the other end was not seen
         run.say(f"the destination cannot be looked at: {error.what}")
         target = End.UNKNOWN
-    return truth.judge(source, target)
+    return truth.judge(source, target, taken)
+
+
+def has_taken(run: Run, view: PeerView) -> bool:
+    """Whether the destination's half of this migration is past its point of no return."""
+    moving = migration_of(run)["uuid"]
+    return any(op["migration"] == moving and op["verb"] == "live_in" and op["state"] != rows.UNDOING
+               and op["step"] in TAKEN for op in view.operations)
 
 
 def report(run: Run, sample: JobSample) -> None:

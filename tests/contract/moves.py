@@ -1,7 +1,7 @@
 """Servers that move between two hosts, told through Nova's API.
 
 One server moves cold and live and is evacuated; another one's live migration is held by the
-hypervisor, until it is aborted or forced to end.
+hypervisor, until it is aborted or forced to end; a third one cannot move.
 """
 
 import collections.abc
@@ -30,9 +30,14 @@ HELD = (
          ends="live_migrate_force_complete"),
     Step("held_terminate", "delete"),
 )
+IMMOVABLE = (
+    Step("migrate_live_refused", "live_migrate", {**LIVE, "host_name": None}, to=1),
+    Step("immovable_terminate", "delete"),
+)
 EVACUATE = Step("evacuate", "evacuate", {"host": None, "on_shared_storage": None}, to=1)
 NAMES = ("move_build", *(step.name for step in MOVES), "held_build",
-         *(step.name for step in HELD), EVACUATE.name, "source_returns", "move_terminate",
+         *(step.name for step in HELD), "immovable_build", *(step.name for step in IMMOVABLE),
+         EVACUATE.name, "source_returns", "move_terminate",
          "source_empty", "destination_empty")
 Start = collections.abc.Callable[[str], processes.Process]
 
@@ -42,14 +47,16 @@ class TwoHosts(scenario.Scenario):
 
     :param start: starts an agent on the host that it is given.
     :param hold: makes live migrations go on until they are ended, or no longer.
+    :param burden: gives a server on a host something that cannot move.
     :param lost: told of a host that lost its power, when its agent is gone.
     """
 
     def __init__(self, env: environment.Environment, hosts: tuple[str, str], start: Start,
                  hold: collections.abc.Callable[[bool], None] = lambda held: None,
+                 burden: collections.abc.Callable[[str, str], None] = lambda host, uuid: None,
                  lost: collections.abc.Callable[[str], None] = lambda host: None) -> None:
         super().__init__(env, *hosts)
-        self.start, self.hold, self.lost = start, hold, lost
+        self.start, self.hold, self.burden, self.lost = start, hold, burden, lost
         self.agents: dict[str, processes.Process] = {}
 
     def run(self) -> dict[str, Result]:
@@ -61,6 +68,7 @@ class TwoHosts(scenario.Scenario):
         self.record("move_build", life.build)
         self.take(life, MOVES)
         self._held()
+        self._immovable()
         self.record(EVACUATE.name, lambda: self._evacuate(life))
         self.record("source_returns", lambda: self._return(life))
         self.take(life, (Step("move_terminate", "delete"),))
@@ -79,6 +87,12 @@ class TwoHosts(scenario.Scenario):
         self.take(life, HELD[:-1])
         self.hold(False)
         self.take(life, HELD[-1:])
+
+    def _immovable(self) -> None:
+        life = scenario.Life(self.env, self.hosts, "immovable-guest")
+        self.record("immovable_build", life.build)
+        self.burden(self.hosts[0], life.uuid)
+        self.take(life, IMMOVABLE)
 
     def _evacuate(self, life: scenario.Life) -> Result:
         source = self.hosts[0]

@@ -2,8 +2,7 @@
 
 A capture is a JSON list of messages in order of time. Kept are what came to a compute host and
 what it asked the conductor, each call with its reply; contexts lose their catalog and token, calls
-lose the version manifest of everything but the object asked for, saves keep only changed fields
-and not what was answered.
+lose the version manifest of everything but the object asked for, saves keep only changed fields.
 """
 
 import json
@@ -20,7 +19,6 @@ SCENARIOS = ("service_first_registration", "build_no_network", "build_and_run_in
 PERIODIC = {"Service.save", "InstanceList.get_by_host", "ComputeNodeList.get_all_by_host",
             "InstanceList.get_by_host_and_node", "MigrationList.get_in_progress_and_error",
             "InstanceList.get_by_filters", "MigrationList.get_by_filters"}
-UNREAD = (".save", ".refresh", ".drop_migration_context")
 IDENTITY = ("id", "uuid", "instance_uuid", "host", "binary")
 Message = dict[str, typing.Any]
 
@@ -67,7 +65,7 @@ def _reduced(message: Message, replies: dict[str, Message]) -> Message:
         result["context"] = _context(body)
     reply = replies.get(message["msg_id"])
     if reply is not None:
-        result["result"] = None if result["what"].endswith(UNREAD) else reply["result"]
+        result["result"] = reply["result"]
         if reply["failure"]:
             failure = json.loads(reply["failure"])
             result["failure"] = {key: failure[key] for key in ("class", "module", "message")}

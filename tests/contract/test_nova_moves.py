@@ -24,12 +24,20 @@ def lose_power(fabric: Fabric, host: str) -> None:
         fabric.set_written(path.stem, 0)
 
 
+def give_device(fabric: Fabric, host: str, uuid: str) -> None:
+    """Give a guest a device that cannot move."""
+    path = fabric.root(host) / "domains" / f"{uuid}.json"
+    if path.exists():  # else its build failed, which is told by then
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "devices": ["vgpu"]}))
+
+
 def run(env: environment.Environment) -> moves.TwoHosts:
     """Run the scenario with our agents."""
     fabric = Fabric(env.fabric)
     two = moves.TwoHosts(
         env, HOSTS, lambda host: env.start_moving_agent(host, OPTIONS),
         hold=lambda held: fabric.set(converges=not held),
+        burden=lambda host, uuid: give_device(fabric, host, uuid),
         lost=lambda host: lose_power(fabric, host))
     two.run()
     two.results["violations"] = {"answer": fabric.violations()}
@@ -45,6 +53,8 @@ class NovaMovesTest(compared.ComparedTest):
     different = {
         ("migrate_live_abort", "instance_actions"): ABORTED,
         ("migrate_live_abort", "instance_actions_events"): ABORTED,
+        ("migrate_live_refused", "instance_actions_events"):
+            "our destination hears the source before it refuses",
     }
 
     @classmethod
@@ -93,6 +103,15 @@ class NovaMovesTest(compared.ComparedTest):
 
     def test_live_migration_is_forced_to_complete(self) -> None:
         self.check("migrate_live_force_complete")
+
+    def test_live_migration_that_a_host_refuses(self) -> None:
+        self.check("migrate_live_refused")
+        self.assertEqual({
+            "conductor_migrate_server": "Error",
+            "compute_check_can_live_migrate_destination": "Error",
+            "compute_check_can_live_migrate_source": "Success",
+        }, self.events("migrate_live_refused"))
+        self.check("immovable_terminate")
 
     def test_server_that_has_moved_is_deleted(self) -> None:
         self.check("held_terminate")

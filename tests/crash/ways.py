@@ -187,7 +187,7 @@ WAYS = {way.name: way for way in (
         options=POSTCOPY, later=((1, force), (3, fault(cut=True)), (40, fault(cut=False)))),
     Way("live_source_away", live, LIVE, (NOT_MOVED, MOVED), SLOW, after="built",
         later=((2, fault(down=["host1"])), (40, fault(down=[])))),
-    Way("live_destination_away", live, LIVE, (MOVED, NOT_MOVED), SLOW, after="built",
+    Way("live_destination_away", live, LIVE, (NOT_MOVED, MOVED), SLOW, after="built",
         later=((2, fault(down=["host2"])), (40, fault(down=[])))),
     Way("live_silence", live, LIVE, (MOVED, NOT_MOVED), SLOW, after="built",
         later=((1, silence), (60, speech))),

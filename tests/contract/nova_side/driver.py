@@ -45,7 +45,7 @@ LOADED = {
 
 
 class Scheduler:
-    """A scheduler that always answers with the host that was named to it last."""
+    """A scheduler that answers with the host that was named to it last, unless that is excluded."""
 
     def __init__(self, cell):
         self.cell = cell
@@ -53,7 +53,9 @@ class Scheduler:
 
     def select_destinations(self, context, spec, instance_uuids, return_objects=False,
                             return_alternates=False):
-        """Return the one host for every server."""
+        """Return the one host for every server. Raises NoValidHost, as Nova's scheduler does."""
+        if "ignore_hosts" in spec and self.host in (spec.ignore_hosts or ()):
+            raise exception.NoValidHost(reason="the host that the test names is excluded")
         node = objects.ComputeNodeList.get_all_by_host(context, self.host)[0]
         state = host_manager.HostState(self.host, node.hypervisor_hostname, self.cell.uuid)
         state.uuid = node.uuid
@@ -82,8 +84,11 @@ class LocalConductor:
             tags=tags)
 
     def migrate_server(self, *args, do_cast=False, **kwargs):
-        """Resize, or move to another host."""
-        self.manager.migrate_server(*args, **kwargs)
+        """Resize, or move to another host; an error comes back as it does over RPC."""
+        try:
+            self.manager.migrate_server(*args, **kwargs)
+        except messaging.ExpectedException as error:
+            raise error.exc_info[1] from None
 
     def rebuild_instance(self, context, **kwargs):
         """Evacuate."""

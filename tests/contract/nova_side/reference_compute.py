@@ -5,7 +5,8 @@ everything, and whose guests are what they were made. So the claim of a server w
 with "no-room" fails; diagnostics, passwords and crash dumps are not implemented; a paused or
 suspended guest is seen as such, with the power states that Nova's libvirt driver reports; and a
 live migration of a server whose name starts with "held" goes on until it is aborted or forced.
-Its node is the same after a restart.
+A server whose name starts with "immovable" is refused by the host that it shall move to. The node
+is the same after a restart.
 """
 
 from nova import monkey_patch
@@ -63,6 +64,12 @@ class ReferenceDriver(fake.FakeLiveMigrateDriver):
         """A paused guest arrives paused."""
         super().post_live_migration_at_destination(context, instance, *args)
         self.instances[instance.uuid].state = instance.power_state
+
+    def check_can_live_migrate_destination(self, context, instance, *args):
+        """Take all but those that are named so."""
+        if instance.display_name.startswith("immovable"):
+            raise exception.MigrationPreCheckError(reason="immovable")
+        return super().check_can_live_migrate_destination(context, instance, *args)
 
     def live_migration(self, context, instance, dest, post_method, recover_method, *args):
         """Move at once, unless the guest is to be held."""

@@ -180,9 +180,12 @@ def _reached(moment: str, leaving: libvirt.virDomain, arriving: Callable[[], int
         state, reason = leaving.state()
     except libvirt.libvirtError as error:
         raise Missed(f"The guest has left before its {moment} was seen.") from error
-    wanted = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY if moment == POSTCOPY \
-        else libvirt.VIR_DOMAIN_PAUSED_MIGRATION
-    return (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, wanted)
+    if state != libvirt.VIR_DOMAIN_PAUSED:
+        return False
+    if moment == POSTCOPY:
+        return reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY \
+            and arriving() == libvirt.VIR_DOMAIN_RUNNING
+    return reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION
 
 
 def _share(leaving: libvirt.virDomain) -> float:
