@@ -69,15 +69,14 @@ def end_of(state: GuestState | None, *, source: bool) -> End:
         return End.BROKEN if source else End.RUNNING
     if source and state.job == "out":  # in post-copy too: the other end still needs this one
         return End.LEAVING
-    if source and power == states.POWER_PAUSED and reason == "postcopy":
+    # Without a job: libvirtd was started anew after all had been sent, and leaves it standing.
+    if source and power == states.POWER_PAUSED and reason in HANDING_REASONS:
         return End.HANDED
     if not source and power != states.RUNNING and (
             state.job == "in" or reason in ("migration", "starting_up")):
         return End.RECEIVING
     if power == states.RUNNING:
         return End.RUNNING
-    if source and power == states.POWER_PAUSED and reason in HANDING_REASONS:
-        return End.LEAVING
     return End.STILL
 
 
@@ -91,6 +90,9 @@ def judge(source: End, target: End, taken: bool = False) -> Judgement:
     """
     if taken and source is End.OFF and target is End.OFF:
         return Judgement(Act.DONE, "off-at-target", "The guest moved, and is off now.")
+    if taken and source in HERE and target in HERE:
+        return Judgement(Act.DONE, "two-taken", "The destination has made the guest its own, and "
+                         "libvirt let it go on at the source as well, where it is stopped.")
     if End.UNKNOWN in (source, target):
         which = "source" if source is End.UNKNOWN else "destination"
         return Judgement(Act.WAIT, "unknown", f"The {which} cannot be observed now.")

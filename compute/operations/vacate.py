@@ -16,7 +16,7 @@ from compute.engine.step import Step
 from compute.errors import NeedsOperator, Refused, Unknown
 from compute.model import states, wire
 from compute.operations.reap import DisksAside
-from compute.rpc.primitives import data
+from compute.rpc.primitives import clean, data
 from compute.steps.claim import Release
 from compute.steps.domain import DomainGone, PowerOff
 from compute.steps.live_ends import PortsLeft
@@ -74,6 +74,21 @@ class DisksLeftBehind(DisksAside):
             super().do(run)
 
 
+class Completed(Step):
+    """migration: evacuations from here are completed, now that this host knows of them. Nova's own
+    agent, should it follow ours on this host, would remove the guest where one is only done."""
+
+    name = "migration"
+    attempts = FOR_EVER
+
+    def do(self, run: Run) -> None:
+        conductor = run.world.conductor
+        for ended in conductor.migrations(run.context, {
+                "instance_uuid": run.row.guest, "source_compute": run.world.host,
+                "migration_type": "evacuation", "status": "done"}):
+            conductor.save(run.context, clean(ended), {"status": "completed"})
+
+
 class Vacate(Operation):
     """From ``off`` it only goes forward."""
 
@@ -87,6 +102,7 @@ class Vacate(Operation):
         AsideLeft(),        # disks that a resize had set aside, back to where they were
         DisksLeftBehind(),  # into quarantine
         Release(),          # claims
+        Completed(),        # an evacuation's record
     )
     final = "off"
     silent = frozenset({"stale", "guest_not_found"})

@@ -44,8 +44,9 @@ class Evacuated(Step):
                 f"Guest {run.row.guest} is not to be evacuated to this host: its task is "
                 f"{fields.get('task_state')}, its host {fields.get('host')}.",
                 now="Nothing was done.", next="Ask again if it is still wanted.", code="stale")
-        mark(run, "pre-migrating", dest_compute=run.world.host,
-             dest_node=run.world.inventory.node)
+        inventory = run.world.inventory
+        mark(run, "pre-migrating", dest_compute=run.world.host, dest_node=inventory.node,
+             dest_compute_id=inventory.compute_id(run.context), dest_host=inventory.address)
         return {"vm_state": fields.get("vm_state"), "source": fields.get("host"),
                 "generation": recorded_generation(fields) + 1}
 
@@ -140,7 +141,7 @@ class EvacuatedRecord(Step):
         if fields.get("host") == world.host and fields.get("task_state") is None:
             return {"published": True}
         changes = {
-            "host": world.host, "node": world.inventory.node, "launched_on": world.host,
+            "host": world.host, "node": world.inventory.node,
             "compute_id": world.inventory.compute_id(run.context), "task_state": None,
             "vm_state": states.ACTIVE if power == states.RUNNING else states.STOPPED,
             "power_state": power,

@@ -10,7 +10,7 @@ from compute.errors import Failed, NeedsOperator, Refused, Unknown
 from compute.migration.monitor import forget
 from compute.migration.truth import End, end_of
 from compute.steps.domain import remove_domain
-from compute.steps.live_source import PATIENT, destination_of
+from compute.steps.live_source import PATIENT, destination_of, look
 from compute.steps.migration_record import mark
 from compute.steps.ports import nics_of
 
@@ -37,12 +37,17 @@ class Switched(Step):
 
 class DomainLeft(Step):
     """domain: no definition of the guest stays here. libvirt removes it at the end of a migration,
-    unless its daemon was restarted in the middle."""
+    unless its daemon was restarted in the middle; when the destination's was, it lets the guest go
+    on here, though it runs there. The destination has just said that the guest is its own."""
 
     name = "domain"
 
     def do(self, run: Run) -> None:
         found = run.world.driver.state(run.row.guest)
+        if found is not None and look(run).row == "two-taken":
+            run.say("libvirt let it go on here as well as there; it is stopped here")
+            run.world.driver.power_off(run.row.guest)
+            found = run.world.driver.state(run.row.guest)
         if found is not None and end_of(found, source=True) not in (End.HANDED, End.OFF):
             raise NeedsOperator(
                 f"Guest {run.row.guest} is still {end_of(found, source=True).value} here, though "

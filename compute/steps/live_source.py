@@ -27,6 +27,7 @@ from db.journal import rows
 
 MOST_CALLS = 3  # how often a destination that does not answer is asked before a migration is undone
 SEEN_SECONDS = 30.0  # how long the end of a transfer may take to be seen at both ends
+SURE_SECONDS = 5.0  # how long two ends have to show what only a person can end
 TAKEN = ("domain", "record", "migration", "finish")  # steps of live_in from there on
 PATIENT = 1_000_000
 
@@ -172,7 +173,7 @@ class Transfer(Step):
         judgement = look(run)
         plan = MovePlan.from_plain(run.outcome("strategy")["plan"])
         if judgement.act is Act.OPERATOR:
-            raise self.asks(run, judgement)
+            return self.ended(run, None, "")
         if judgement.act is Act.UNDONE:
             self.begin(run, plan)
         monitor = Monitor(run, plan, Limits(**run.outcome("strategy")["limits"]),
@@ -195,12 +196,20 @@ class Transfer(Step):
 
     def ended(self, run: Run, sample: JobSample | None, stopped: str) -> dict[str, Any]:
         """What came of it, by what both ends show once they are still."""
-        ends = (Act.DONE, Act.UNDONE, Act.OPERATOR, Act.RECOVER)
+        ends = (Act.DONE, Act.UNDONE, Act.RECOVER)
         found: list[Judgement] = []
+
+        odd_since: list[float] = []
 
         def still() -> bool:
             found[:] = [look(run)]
-            return found[0].act in ends
+            if found[0].act is not Act.OPERATOR:
+                odd_since.clear()
+                return found[0].act in ends
+            # Two looks are not one moment: only what stays so is for a person to decide.
+            now = run.world.clock.now()
+            odd_since[:] = odd_since or [now]
+            return now - odd_since[0] >= SURE_SECONDS
 
         run.wait(still, SEEN_SECONDS, heed=False)
         judgement = found[0]

@@ -161,7 +161,7 @@ NOT_RESIZED = {**STAYED, "status": "error"}
 RESIZED_HERE = {**RESIZED, "host": "host1"}
 CONFIRMED = {"host": "host2", "vm_state": states.ACTIVE, "status": "confirmed", "root_gb": BIG}
 REVERTED = {**STAYED, "status": "reverted"}
-EVACUATED = {**MOVED, "status": "done"}
+EVACUATED = {**MOVED, "status": "completed"}
 NOT_EVACUATED = {"host": "host1", "vm_state": states.STOPPED, "status": "failed", "root_gb": 1}
 
 STOPPED = {"vm_state": states.STOPPED}

@@ -172,6 +172,7 @@ class TestChecks(MoveCase):
         self.assertIsNone(next(check for check in older if check.name == "QEMU").ok)
         self.a.host.cut()
         with self.a.host.network():
+            self.a.driver = self.a.new_driver()  # no thread of it was born outside
             checks = self.a.driver.check_outgoing(guest.uuid, incoming)
         self.assertEqual(["libvirt port"], [c.name for c in checks if c.ok is False], checks)
         self.a.host.mend()

@@ -61,8 +61,8 @@ class TestLocalDisks(RealMoves):
         self.live("host2")
         self.live("host1", block_migration=True)
         self.paused()
-        self.aborted()
         self.by_force()
+        self.aborted()
         self.suspended()
         self.assertEqual(1, self.boots())
         self.assertEqual(1, self.guest.console().count("GUEST-CONFIG-DRIVE"))
@@ -88,25 +88,30 @@ class TestLocalDisks(RealMoves):
         self.guest.settled("active")
         self.on("host2")
 
-    def aborted(self):
-        self.lab.host("host2").limit("migration", 60)
+    def slowly(self, moment):
+        """Begin to move it to the other host over a slow link, until it is at this moment."""
+        source, destination = self.guest.host(), self.guest.other()
+        source.limit("migration", 60)
         self.guest.call("live_migrate")
-        kills.await_moment(self.guest, self.lab.host("host2"), self.lab.host("host1"), "10 %")
-        began = time.monotonic()
-        self.guest.call("migration_abort")
-        self.assertThat(time.monotonic() - began, testtools.matchers.LessThan(1))
-        self.migrated("cancelled")
-        self.on("host2")
+        kills.await_moment(self.guest, source, destination, moment)
+        self.addCleanup(source.limit, "migration", None)
+        return source, destination
 
     def by_force(self):
-        self.guest.call("live_migrate")
-        source, destination = self.lab.host("host2"), self.lab.host("host1")
-        kills.await_moment(self.guest, source, destination, kills.POSTCOPY)
+        source, destination = self.slowly(kills.POSTCOPY)
         refused = self.assertRaises(MagnetarError, self.guest.call, "migration_abort")
         self.assertIn("post-copy", str(refused))
         source.limit("migration", None)
         self.migrated()
-        self.on("host1")
+        self.on(destination.name)
+
+    def aborted(self):
+        source, _ = self.slowly("10 %")
+        began = time.monotonic()
+        self.guest.call("migration_abort")
+        self.assertThat(time.monotonic() - began, testtools.matchers.LessThan(1))
+        self.migrated("cancelled")
+        self.on(source.name)
 
     def suspended(self):
         seen = self.guest.ticks()[-1]

@@ -72,7 +72,8 @@ class EndTest(testtools.TestCase):
         for end, found in (
             (End.ABSENT, None), (End.RUNNING, state(on, "booted")),
             (End.LEAVING, state(on, "booted", "out")), (End.LEAVING, state(still, "user", "out")),
-            (End.LEAVING, state(still, "migration")), (End.HANDED, state(still, "postcopy")),
+            (End.HANDED, state(still, "migration")),
+            (End.LEAVING, state(still, "migration", "out")), (End.HANDED, state(still, "postcopy")),
             (End.LEAVING, state(still, "postcopy", "out")),
             (End.BROKEN, state(still, "postcopy_failed")), (End.HANDED, state(off, "migrated")),
             (End.OFF, state(off, "crashed")), (End.OFF, state(states.CRASHED)),

@@ -1,6 +1,7 @@
 """What tools/ relies on: a process is known beyond its pid, the ledger survives, results add up."""
 
 import datetime
+import json
 import os
 import pathlib
 import signal
@@ -11,9 +12,11 @@ import tempfile
 import testtools
 from testtools import content
 
-from tools.toolbox import results
+from tools.toolbox import quickmove, results
+from tools.toolbox.bench import figures, moves
 from tools.toolbox.ledger import Ledger
 from tools.toolbox.processes import Process
+from tools.toolbox.ticks import Tick, Ticks
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 
@@ -120,6 +123,136 @@ class ResultsTest(testtools.TestCase):
     def test_the_traceback_comes_first(self):
         test = self.finished("fail", log="a log", traceback="Traceback: x")
         self.assertEqual("Traceback: x\na log", results.details(test))
+
+
+class TicksTest(testtools.TestCase):
+    """A guest counts on host a, then moves to host b; its log goes along."""
+
+    def setUp(self):
+        super().setUp()
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.home = pathlib.Path(directory.name)
+        self.ticks = Ticks({host: self.home / host for host in "ab"})
+
+    def write(self, host: str, *numbers: int, text: str = "") -> None:
+        with (self.home / host).open("a") as log:
+            log.write(text + "".join(f"TICK {number}\n" for number in numbers))
+        self.ticks._look()
+
+    def numbers(self) -> list[tuple[int, str]]:
+        return [(tick.number, tick.host) for tick in self.ticks.seen]
+
+    def test_a_guest_that_moves_goes_on_counting(self):
+        self.write("a", 1, 2, 3)
+        self.write("a", 4)
+        self.write("b", 1, 2, 3, 4)  # the log came along
+        self.write("a", 5)
+        (self.home / "a").unlink()
+        self.write("b", 6)
+        self.assertEqual([(3, "a"), (4, "a"), (5, "a"), (6, "b")], self.numbers())
+        self.assertEqual((0, []), (self.ticks.skipped(), self.ticks.backwards))
+
+    def test_a_guest_that_goes_back_is_noticed(self):
+        self.write("a", 1)
+        self.write("a", 2, 3)
+        self.write("b", 1)
+        self.write("b", 2)  # it runs there from an older state
+        self.assertEqual(["2 on b after 3"], self.ticks.backwards)
+
+    def test_a_log_that_begins_anew_is_read_from_its_start(self):
+        self.write("a", 10, 11)
+        (self.home / "a").unlink()
+        self.ticks._look()
+        self.write("b", 11, 12)
+        self.write("a", 11, 12)
+        self.write("a", 14)
+        self.assertEqual([11, 12, 14], [tick.number for tick in self.ticks.seen])
+        self.assertEqual((1, []), (self.ticks.skipped(), self.ticks.backwards))
+
+    def test_half_lines_and_a_prompt_before_the_number(self):
+        self.write("a", text="GUEST-READY uptime=3\n/ # TICK 7\r\nTI")
+        self.write("a", text="CK 8\nTICK x\nTICK 9")
+        self.assertEqual([7, 8], [tick.number for tick in self.ticks.seen])
+
+    def test_the_gap_of_a_number_that_was_not_seen_is_not_a_pause(self):
+        self.ticks.seen = [Tick(n, at, "a") for n, at in
+                           ((1, 1.0), (2, 2.0), (3, 3.0), (4, 4.5), (6, 6.5), (7, 7.5))]
+        longest, usual = self.ticks.gaps()
+        self.assertEqual((1.5, 1.0), (longest, usual))
+        self.assertEqual((1.0, 1.0), self.ticks.gaps(since=4.2))
+        self.assertEqual((0.0, 0.0), self.ticks.gaps(since=7.2))
+
+    def test_shared_disks_have_one_log(self):
+        shared = self.home / "shared"
+        self.ticks = Ticks({"a": shared, "b": shared})
+        self.write("shared", 1)
+        self.write("shared", 2, 3)
+        self.assertEqual((3, []), (self.ticks.last, self.ticks.backwards))
+
+
+class FiguresTest(testtools.TestCase):
+    def test_pairs_have_a_ratio(self):
+        pair = figures.Pair("suspend", 3.0, 2.0, "managedSave", "1.85")
+        self.assertEqual("| suspend | 3.000 s | 2.000 s | 1.50 |  | 1.85 | managedSave |",
+                         figures.pairs_table([pair]).splitlines()[-1])
+        told = json.loads(figures.as_json([figures.Figure("x", 1, "s")], [pair]))
+        self.assertEqual([None, 1.5], [row.get("ratio") for row in told])
+
+    def test_nothing_to_compare_with(self):
+        pair = figures.Pair("confirm", 1.0, 0.0)
+        self.assertIsNone(pair.ratio)
+        self.assertIn("|  |", figures.pairs_table([pair]))
+
+    def test_how_many_overlap(self):
+        self.assertEqual(0, moves.overlap([]))
+        self.assertEqual(1, moves.overlap([(0, 1), (1, 2), (2, 3)]))
+        self.assertEqual(3, moves.overlap([(0, 9), (1, 3), (2, 4), (5, 6)]))
+
+
+class QuickstartTest(testtools.TestCase):
+    def run_words(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([str(TOP / "tools/quickstart"), *words], cwd=TOP, text=True,
+                              capture_output=True, check=False)
+
+    def test_what_makes_no_sense_is_refused(self):
+        for words in (["--hosts"], ["--hosts", "two"], ["--yes"], ["--up"]):
+            done = self.run_words(*words)
+            self.assertEqual((1, ""), (done.returncode, done.stdout), words)
+            self.assertIn("usage: tools/quickstart [--hosts N]", done.stderr)
+
+    def test_names_that_are_taken_are_passed_over(self):
+        names = quickmove._names()
+        self.assertEqual(["demo", "demo-2", "demo-3"], [next(names) for _ in range(3)])
+
+    def test_the_command_line_finds_what_quickstart_made(self):
+        """One host comes first, then several, and what the caller says comes before both."""
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        top = pathlib.Path(directory.name)
+        for path in (".state", ".venv/bin", "tools"):
+            (top / path).mkdir(parents=True)
+        for name in ("lib.sh", "magnetar"):
+            (top / "tools" / name).write_text((TOP / "tools" / name).read_text())
+        command = top / ".venv/bin/magnetar"
+        command.write_text('#!/bin/sh\necho "$MAGNETAR_CONFIG/$MAGNETAR_SOCKET"\n')
+        sudo = top / "tools/sudo"
+        sudo.write_text('#!/bin/sh\nexec env "$@"\n')
+        for path in (command, sudo):
+            path.chmod(0o755)
+
+        def told(**more: str) -> str:
+            kept = {"PATH": f"{top}/tools:{os.environ['PATH']}"}
+            return subprocess.check_output(["bash", str(top / "tools/magnetar")], text=True,
+                                           env={**kept, **more}).strip()
+
+        self.assertEqual("/", told())
+        (top / ".state/lab.conf").touch()
+        self.assertEqual(f"{top}/.state/lab.conf/", told())
+        (top / ".state/magnetar.conf").touch()
+        self.assertEqual(f"{top}/.state/magnetar.conf/", told())
+        self.assertEqual("/a/socket", told(MAGNETAR_SOCKET="a/socket"))
+        self.assertEqual("b/", told(MAGNETAR_CONFIG="b"))
 
 
 class BindepTest(testtools.TestCase):

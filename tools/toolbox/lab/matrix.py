@@ -72,23 +72,27 @@ def fresh(lab: Lab) -> LabGuest:
 
 def _play(guest: LabGuest, case: Case) -> tuple[dict[str, Any], LabGuest | None]:
     """What came of a case; the guest for the next one, None when a new lab is needed."""
-    for tries in range(1, TRIES + 1):
+    panics, why = 0, ""
+    for _ in range(TRIES):
         try:
-            outcome = kills.play(guest, case)
-            return vars(outcome) | {"tries": tries}, guest
+            return vars(kills.play(guest, case)) | {"panics": panics}, guest
         except kills.Missed as error:
             why = str(error)
             kills.recover_from_miss(guest)
+        except kills.Panicked as error:
+            why, panics = str(error), panics + 1
+            guest = fresh(guest.lab)
         except LabError as error:
             kept = LOGS / re.sub(r"\W+", "-", str(case))
             shutil.rmtree(kept, ignore_errors=True)
             _keep_logs(guest.lab, kept)
-            return {"failed": f"{error} Logs: {kept.relative_to(TOP)}"}, None
-    return {"missed": why}, guest
+            return {"failed": f"{error} Logs: {kept.relative_to(TOP)}", "panics": panics}, None
+    return {"missed": why, "panics": panics}, guest
 
 
 def _keep_logs(lab: Lab, to: Path) -> None:
-    for path in lab.place.directory.glob("**/log/*.log"):
+    files = lab.place.directory
+    for path in (*files.glob("**/log/*.log"), *files.glob("*/state/instances/*/console.log")):
         target = to / path.relative_to(lab.place.directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
@@ -125,8 +129,12 @@ def table(seen: dict[Case, dict[str, Any]]) -> str:
         lines.append(f"| {victim} | {' | '.join(cells)} |")
     done = [told["seconds"] for told in seen.values() if "result" in told]
     bad = [f"{case}" for case, told in seen.items() if "failed" in told]
+    panics = sum(told.get("panics", 0) for told in seen.values())
     lines += ["", f"{len(done)} kills, all converged within {max(done, default=0):.0f} s"
               + (f"; not as it must be: {', '.join(bad)}." if bad else ".")]
+    if panics:
+        lines += [f"{panics} more were repeated, since emulation without KVM spoilt the guest's "
+                  "memory while it was copied and its kernel panicked."]
     return HEAD + "\n" + "\n".join(lines) + "\n"
 
 
