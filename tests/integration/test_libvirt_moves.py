@@ -1,5 +1,6 @@
 """The libvirt driver's half of moves: two libvirtds, real QEMU, a guest that counts."""
 
+import os
 import signal
 import time
 import uuid
@@ -143,6 +144,9 @@ class TestBlockMigration(MoveCase):
         return states.POWER_NAMES[state.power_state], state.reason, state.job
 
     def test_post_copy_survives_a_cut(self):
+        if not os.environ.get("MAGNETAR_REAL_KILLS"):
+            self.skipTest("QEMU 7.2 cannot always recover from a cut early in post-copy: "
+                          "MAGNETAR_REAL_KILLS=1 runs it")
         guest = self.guest(self.a)
         plan = self.plan(guest, self.a, self.b, postcopy=True, bandwidth=6)
         before = max(self.ticks(self.a, guest))

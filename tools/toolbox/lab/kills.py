@@ -42,8 +42,8 @@ FINISH_POINTS = {
 }
 # QEMU without KVM may miss what a guest writes to pages that were in its TLB when a migration began
 # (cured in part in QEMU 9.0): its kernel then panics at the destination. Without global pages the
-# TLB is emptied at each change of process, and it is rare. An answer that died with the broker is asked for again
-# after the timeout, not after a minute.
+# TLB is emptied at each change of process, which makes it rare. An answer that died with the broker
+# is asked for again after the timeout.
 OPTIONS = {
     "libvirt": {"live_migration_permit_post_copy": "true", "cpu_model_extra_flags": "-pge"},
     "timeouts": {"conductor": 15},
