@@ -112,11 +112,13 @@ def note(case: Case, told: dict[str, Any]) -> None:
 
 
 def load() -> dict[Case, dict[str, Any]]:
-    """What was seen last of each case."""
-    found = {}
+    """What was seen last of each case; ``panics`` are those of all times that it was played."""
+    found: dict[Case, dict[str, Any]] = {}
     for line in SEEN.read_text().splitlines() if SEEN.exists() else ():
         told = json.loads(line)
-        found[Case(told["moment"], told["victim"], told["number"])] = told
+        case = Case(told["moment"], told["victim"], told["number"])
+        before = found.get(case, {}).get("panics", 0)
+        found[case] = told | {"panics": before + told.get("panics", 0)}
     return found
 
 
