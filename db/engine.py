@@ -49,8 +49,10 @@ def open_engine(url: str, *, durable: bool = False) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection):
-        # A write transaction from the start: no upgrade of a read lock can deadlock.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # A write transaction from the start: no upgrade of a read lock can deadlock. Whoever only
+        # reads (execution option ``reads``) waits for no writer.
+        reads = connection.get_execution_options().get("reads")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -62,7 +64,7 @@ def newest(chain: str) -> str:
 
 def current(engine: Engine, chain: str) -> str | None:
     """The revision a database is at, None if it is new."""
-    with engine.connect() as connection:
+    with engine.execution_options(reads=True).connect() as connection:
         if not sa.inspect(connection).has_table(f"alembic_{chain}"):
             return None
         return connection.execute(

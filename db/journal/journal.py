@@ -26,6 +26,7 @@ class Journal:
 
     def __init__(self, engine: Engine, now: Callable[[], float]):
         self.engine, self.now = engine, now
+        self._reads = engine.execution_options(reads=True)
 
     # -- operations ---------------------------------------------------------------------------
     def accept(
@@ -99,12 +100,12 @@ class Journal:
 
     def row(self, operation: str) -> OperationRow:
         """One operation that is known to exist. Raises KeyError if it does not."""
-        with self.engine.connect() as connection:
+        with self._reads.connect() as connection:
             return self._row(connection, operation)
 
     def get(self, operation: str) -> OperationRow | None:
         """One operation by id, None if there is none."""
-        with self.engine.connect() as connection:
+        with self._reads.connect() as connection:
             return self._one(connection, rows.operations.c.id == operation)
 
     def find(self, *, guest: str | None = None, active: bool | None = None,
@@ -116,7 +117,7 @@ class Journal:
             query = query.where(table.c.guest == guest)
         if active is not None:
             query = query.where(table.c.active == active)
-        with self.engine.connect() as connection:
+        with self._reads.connect() as connection:
             return [OperationRow(**r._mapping) for r in connection.execute(query)][::-1]
 
     def update(self, operation: str, **values: Any) -> None:
@@ -143,7 +144,7 @@ class Journal:
         """The steps of an operation that were begun, in order, conclusion last."""
         table = rows.steps
         query = sa.select(table).where(table.c.operation == operation)
-        with self.engine.connect() as connection:
+        with self._reads.connect() as connection:
             found = [StepRow(**r._mapping) for r in connection.execute(query)]
         return sorted(found, key=lambda r: (r.phase != rows.FORWARD, r.seq))
 
@@ -200,7 +201,7 @@ class Journal:
             query = query.where(rows.claims.c.kind == kind)
         if guest is not None:
             query = query.where(rows.claims.c.guest == guest)
-        with self.engine.connect() as connection:
+        with self._reads.connect() as connection:
             return [Claim(**r._mapping) for r in connection.execute(query)]
 
     def claim(self, kind: str, key: str, guest: str, operation: str, data: Mapping[str, Any],
@@ -229,7 +230,7 @@ class Journal:
     # -- facts --------------------------------------------------------------------------------
     def fact(self, name: str) -> Any:
         """A small fact about this host, None if never written."""
-        with self.engine.connect() as connection:
+        with self._reads.connect() as connection:
             return connection.execute(
                 sa.select(rows.facts.c.value).where(rows.facts.c.name == name)).scalar()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import fixtures
 import sqlalchemy as sa
@@ -233,6 +234,15 @@ class ClaimTest(JournalTest):
 
 
 class FileTest(JournalTest):
+    def test_reading_waits_for_no_writer(self):
+        row, _ = self.accept()
+        writer = self.journal.engine.connect()
+        self.addCleanup(writer.close)
+        writer.execute(rows.operations.update().values(message="not committed"))
+        began = time.monotonic()
+        self.assertIsNone(self.journal.row(row.id).message)
+        self.assertLess(time.monotonic() - began, 25)  # a writer would wait for 30 s, then fail
+
     def test_it_survives_power_loss_as_far_as_sqlite_can(self):
         with self.journal.engine.connect() as connection:
             pragmas = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
