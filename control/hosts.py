@@ -60,10 +60,10 @@ class Hosts:
         :param max: how many servers are on their way at once; default [control] max_drain_moves.
         :returns: see :meth:`host_drain_show`.
         """
-        row = self.host_show(host)
+        row, limit = self.host_show(host), self._most(max)
         if row["status"] == "enabled":
             self._switch(row["host"], False, DRAINED)
-        return self._begin_drain(row["host"], DRAIN, max)
+        return self._begin_drain(row["host"], DRAIN, limit)
 
     def host_evacuate(self, host: str, fenced: bool = False, max: int | None = None,  # noqa: A002
                       ) -> Row:
@@ -72,7 +72,7 @@ class Hosts:
         :param fenced: confirms that the host is off; it holds until the host is heard of again.
         :raises Refused: ``host_up``: it was heard of lately; ``not_fenced``: nobody confirmed.
         """
-        row = self.host_show(host)
+        row, limit = self.host_show(host), self._most(max)
         if fenced:
             confirm_fenced(self.store, self.conf, row["host"])
         elif not self._fenced(row["host"]):
@@ -81,16 +81,20 @@ class Hosts:
                 "there, and would then run twice on the same disks.", now=NOTHING,
                 next="Power it off or cut it from network and storage, then add --fenced.",
                 code="not_fenced")
-        return self._begin_drain(row["host"], EVACUATE, max)
+        return self._begin_drain(row["host"], EVACUATE, limit)
 
     def _fenced(self, host: str) -> bool:
         with self.store.begin() as connection:
             service = services.get(connection, host)
         return service is not None and service["fenced_at"] is not None
 
-    def _begin_drain(self, host: str, kind: str, most: int | None) -> Row:
-        limit = self.conf.control.max_drain_moves if most is None else \
-            common.checked_number("The number of servers on their way", most, 1, 1000)
+    def _most(self, wanted: int | None) -> int:
+        """How many servers are on their way at once; looked at before anything is changed."""
+        if wanted is None:
+            return self.conf.control.max_drain_moves
+        return common.checked_number("The number of servers on their way", wanted, 1, 1000)
+
+    def _begin_drain(self, host: str, kind: str, limit: int) -> Row:
         with self.store.begin() as connection:
             old = drains.newest(connection, host)
             if old is not None and old["status"] == drains.RUNNING and old["kind"] == kind:

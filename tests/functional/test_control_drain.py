@@ -32,6 +32,12 @@ class DrainTest(MovesTest):
 
         self.script("check_can_live_migrate_destination", no)
 
+    def test_a_number_that_makes_no_sense_changes_nothing(self):
+        for verb in (self.control.host_drain, self.control.host_evacuate):
+            self.refused("bad_value", verb, "host1", max=0)
+        self.assertEqual("enabled", self.control.host_show("host1")["status"])
+        self.refused("drain_not_found", self.control.host_drain_show, "host1")
+
     def test_live_for_what_runs_and_cold_for_what_does_not(self):
         for name in ("a", "b", "c"):
             self.on("host1", name)
