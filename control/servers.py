@@ -282,6 +282,16 @@ class Servers:
 
     # -- the rest ------------------------------------------------------------------------------
 
+    def server_explain(self, server: str) -> Row:
+        """What goes on with a server, as the agent of its host explains it.
+
+        :raises Refused: ``not_ready`` when it has no host yet.
+        """
+        row = self._find(server)
+        if not row["host"]:
+            raise not_ready(row, "explain")
+        return self.computes.call_own(context_for(), row["host"], "explain", guest=row["uuid"])
+
     def console_log(self, server: str, lines: int | None = None) -> str:
         """The last lines of a server's serial console, all that is kept without ``lines``.
 

@@ -37,6 +37,8 @@ COMMANDS = {
     "server migration show": "migration:Show",
     "server migration abort": "migration:Abort",
     "server migration force complete": "migration:ForceComplete",
+    "server migration confirm": "move:ResizeConfirm",
+    "server migration revert": "move:ResizeRevert",
     "migration list": "migration:List",
     "migration watch": "migration:Watch",
     "plan live-migrate": "migration:Plan",

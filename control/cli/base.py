@@ -18,6 +18,7 @@ from compute.errors import MagnetarError, Refused, Unknown
 from control.cli.client import Client, socket_path
 from control.cli.columns import Plain
 
+AGENT, CONTROL_PLANE = "agent", "control plane"  # who answers a command
 USAGE = 2  # exit code for what argparse would have refused
 
 _COMMON = {
@@ -59,6 +60,7 @@ class _Common:
 
     app: Any
     formats: dict[str, str] = {}
+    answered_by = CONTROL_PLANE
     _client: Client | None = None
 
     def _load_hooks(self) -> None:
@@ -84,7 +86,7 @@ class _Common:
         try:
             return super().run(parsed_args)  # type: ignore[misc]
         except MagnetarError as error:
-            tell(error)
+            tell(_misplaced(self.answered_by) if error.code == "unknown_method" else error)
             return USAGE if error.code == "usage" else 1
         except (LookupError, TypeError, AttributeError) as error:
             if self.app.options.debug:
@@ -163,6 +165,18 @@ def _cell(value: Any, kind: Any) -> Any:
 def usage(what: str) -> Refused:
     """The error for words on the command line that make no sense together: exit code 2."""
     return Refused(what, now="Nothing was done.", next="See the command's --help.", code="usage")
+
+
+def _misplaced(answered_by: str) -> Refused:
+    """The error for a command that was sent to a socket where nobody knows it."""
+    if answered_by == AGENT:
+        what = "Only the agent of a host can answer this, and at this socket there is none."
+        next_ = "Run it on the host in question, or name its agent's socket with --socket PATH."
+    else:
+        what = "Only a control plane can answer this, and at this socket there is none."
+        next_ = "Run it where 'magnetar control' or 'magnetar up' runs, or name its socket with " \
+                "--socket PATH."
+    return Refused(what, now="Nothing was done.", next=next_, code="unknown_method")
 
 
 def _not_understood(error: Exception) -> Unknown:

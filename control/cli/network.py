@@ -41,8 +41,9 @@ class Create(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """Create it."""
-        if not parsed_args.subnet and not parsed_args.bridge:
-            raise usage("A network needs --subnet CIDR, --bridge BRIDGE, or both.")
+        if not parsed_args.subnet:
+            raise usage("A network needs --subnet CIDR, from which its servers get addresses; "
+                        "--bridge BRIDGE puts them on a bridge that is there.")
         if parsed_args.nat and parsed_args.bridge:
             raise usage("--nat is for networks of their own; a bridge is as its host made it.")
         network = self.client.call(

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from compute.errors import Refused
-from control.cli.base import Command, Lister, Report, ShowOne, shown, table
+from control.cli.base import AGENT, Command, Lister, Report, ShowOne, shown, table, usage
 from control.cli.client import Client
 from control.cli.columns import Time
 
@@ -39,6 +39,8 @@ def guest_id(client: Client, guest: str) -> str:
 class OpList(Lister):
     """List the operations of this host's agent"""
 
+    answered_by = AGENT
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Those going on; --all adds what has ended."""
         parser = super().get_parser(prog_name)
@@ -60,6 +62,8 @@ class OpList(Lister):
 class OpShow(Report):
     """Show an operation with its steps"""
 
+    answered_by = AGENT
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """One operation."""
         parser = super().get_parser(prog_name)
@@ -73,6 +77,8 @@ class OpShow(Report):
 
 class OpAbort(Command):
     """Stop an operation at its next step border and undo it"""
+
+    answered_by = AGENT
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """One operation."""
@@ -94,6 +100,8 @@ class OpAbort(Command):
 class OpResolve(ShowOne):
     """Close an operation that needs an operator, after looking at what is true"""
 
+    answered_by = AGENT
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """One operation, how it is to count, and why."""
         parser = super().get_parser(prog_name)
@@ -105,11 +113,14 @@ class OpResolve(ShowOne):
             choices=["retry", "done", "undone"],
             help="Try it again, or write down how it ended.",
         )
-        parser.add_argument("--reason", metavar="WHY", required=True, help="For the journal.")
+        parser.add_argument("--reason", metavar="WHY", default="",
+                            help="For the journal; needed for done and undone.")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """Write it down."""
+        if parsed_args.as_ != "retry" and not parsed_args.reason.strip():
+            raise usage(f"--as {parsed_args.as_} needs --reason WHY: nobody can see it later.")
         return shown(
             self.client.call(
                 "op.resolve", op=parsed_args.op, as_=parsed_args.as_, reason=parsed_args.reason
@@ -120,6 +131,8 @@ class OpResolve(ShowOne):
 class Explain(Report):
     """Explain what is going on with a server, and what happens next"""
 
+    answered_by = AGENT
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """One server."""
         parser = super().get_parser(prog_name)
@@ -127,12 +140,20 @@ class Explain(Report):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        """Operation, steps, facts, verdict and next act."""
-        return self.sections(self.client.call("explain", guest=parsed_args.guest))
+        """Operation, steps, facts, verdict and next act. A control plane alone asks the host."""
+        try:
+            found = self.client.call("explain", guest=parsed_args.guest)
+        except Refused as error:
+            if error.code != "unknown_method":
+                raise
+            found = self.client.call("server.explain", server=parsed_args.guest)
+        return self.sections(found)
 
 
 class Audit(Report):
     """Compare journal, hypervisor, disks and control plane; list what has no owner"""
+
+    answered_by = AGENT
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """Exit code 0 even with findings: that the audit was made is the success."""
@@ -141,6 +162,8 @@ class Audit(Report):
 
 class Doctor(Report):
     """Check that this host can run guests well"""
+
+    answered_by = AGENT
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """Each check with its finding and what to do about it."""

@@ -77,7 +77,9 @@ def outcome(migration: Row) -> str:
                 f"'magnetar server resize confirm {name}', or 'revert' it.")
     if status in GOOD:
         return f"{name}: {kind} to {migration['dest_compute']} is {status}."
-    return f"{name}: {kind} is {status}: {migration['message'] or 'nothing was said why'}"
+    why = migration["message"] or ("it was aborted" if status == "cancelled"
+                                   else "nothing was said why")
+    return f"{name}: {kind} is {status}: {why}"
 
 
 def failed(migration: Row) -> Failed:

@@ -159,7 +159,7 @@ class Cold(Mover):
             if not found:
                 raise Refused(
                     f"Cannot {verb} server {row['display_name']}: that was asked for already.",
-                    now="It goes on.", next=f"See 'magnetar server migration list {uuid}'.",
+                    now="It goes on.", next=f"See 'magnetar server migration list --server {uuid}'.",
                     code="busy")
             move = found[-1]
             hosts = [move["source_compute"]]

@@ -58,7 +58,7 @@ class Evacuation(Mover):
                 raise Refused(
                     f"Cannot evacuate server {row['display_name']}: that goes on already, to host "
                     f"{move['dest_compute'] or 'that was chosen'}.", now=NOTHING, code="busy",
-                    next=f"See 'magnetar server migration list {row['uuid']}'.")
+                    next=f"See 'magnetar server migration list --server {row['uuid']}'.")
             moves.advance(connection, move["migration_id"], "error", (move["status"],))
 
     def send(self, move: Row) -> None:

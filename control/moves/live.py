@@ -174,7 +174,7 @@ class Live(Mover):
                 f"Server {row['display_name']} is not being live-migrated"
                 f"{f' by migration {migration}' if migration is not None else ''}.",
                 now=NOTHING, code="migration_not_found",
-                next=f"See 'magnetar server migration list {row['uuid']}'.")
+                next=f"See 'magnetar server migration list --server {row['uuid']}'.")
         return found[-1]
 
     def abort(self, context: Context, row: Row, migration: int | None) -> Row:

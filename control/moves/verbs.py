@@ -40,6 +40,7 @@ class MoveVerbs:
     _flavor: Callable[[str], Row]
     _asked: Callable[[str, str, str], bool]
     server_show: Callable[[str], Row]
+    host_show: Callable[[str], Row]
 
     # -- another size ------------------------------------------------------------------------
 
@@ -154,7 +155,10 @@ class MoveVerbs:
         if not row["host"]:
             raise Refused(f"Server {row['display_name']} is on no host.", now=NOTHING,
                           next="Wait until it is built.", code="not_ready")
-        to = host or self._likely(row)
+        to = self.host_show(host)["host"] if host else self._likely(row)
+        if to == row["host"]:
+            raise Refused(f"Server {row['display_name']} is on host {to} already.", now=NOTHING,
+                          next="Name another host, or none.", code="same_host")
         return self.computes.call_own(context_for(), row["host"], "plan_live_migrate",
                                       guest=row["uuid"], host=to, block=BLOCK.get(block_migration))
 

@@ -64,7 +64,7 @@ class Migrations:
         if not found:
             which = f"no migration {migration}" if migration is not None else "no migrations"
             raise Refused(f"Server {row['display_name']} has {which}.", now=NOTHING,
-                          next=f"See 'magnetar server migration list {row['uuid']}'.",
+                          next=f"See 'magnetar server migration list --server {row['uuid']}'.",
                           code="migration_not_found")
         return found[-1]
 

@@ -5,6 +5,7 @@ import json
 
 import fixtures
 
+from compute.errors import Refused
 from control.cli.app import COMMANDS
 from tests.functional.cli_support import FAILED, IMAGE, NEEDS, NOT_FOUND, OP, WEB, CliCase, server
 
@@ -255,6 +256,30 @@ class CallTest(Base):
             ("op.resolve", {"op": "0f0f", "as_": "done", "reason": "seen with virsh"}),
             self.called(*resolve),
         )
+        self.assertEqual(  # as messages say it
+            ("op.resolve", {"op": "0f0f", "as_": "retry", "reason": ""}),
+            self.called("op", "resolve", "0f0f", "--as", "retry"),
+        )
+
+    def test_a_socket_where_nobody_knows_the_command(self):
+        unknown = Refused("There is no method 'x'.", code="unknown_method")
+        for words, method in ((("audit",), "audit"), (("op", "list"), "op.list"),
+                              (("explain", "web"), "server.explain")):
+            self.plane.answers |= {method: unknown, "explain": unknown}
+            code, _, err = self.run_cli(*words)
+            self.assertEqual(1, code)
+            self.assertIn("Only the agent of a host", err)
+            self.assertIn("--socket", err)
+        self.plane.answers["server.list"] = unknown
+        self.assertIn("Only a control plane", self.run_cli("server", "list")[2])
+
+    def test_a_control_plane_alone_lets_the_host_explain(self):
+        self.plane.answers |= {
+            "explain": Refused("There is no method 'explain'.", code="unknown_method"),
+            "server.explain": {"guest": WEB, "next": "Nothing."},
+        }
+        self.assertIn("Nothing.", self.ok("explain", "web"))
+        self.assertEqual(("server.explain", {"server": "web"}), self.plane.calls[-1])
 
     def test_an_agent_without_a_control_plane_lists_by_id(self):
         self.plane.answers["server.show"] = NOT_FOUND
@@ -306,7 +331,8 @@ class UsageTest(CliCase):
         self.assertIn("larger", self.usage(*create, "--user-data", self.file("b", b"x" * 60_000)))
         self.assertIn("UTF-8", self.usage(*create, "--public-key", self.file("k", b"\xff")))
         self.assertIn("cannot be read", self.usage("image", "create", "--file", "/nix", "n"))
-        self.assertIn("--bridge", self.usage("network", "create", "n"))
+        self.assertIn("needs --subnet", self.usage("network", "create", "--bridge", "br0", "n"))
+        self.assertIn("needs --reason", self.usage("op", "resolve", "1", "--as", "done"))
         self.assertIn("invalid choice", self.usage("op", "resolve", "1", "--as", "maybe",
                                                    "--reason", "r"))  # fmt: skip
         self.assertIn("invalid int", self.usage("flavor", "create", "--ram", "much", "n"))

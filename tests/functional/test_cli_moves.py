@@ -69,6 +69,8 @@ class WordsTest(Base):
             ("server resize revert web", "server.resize_revert", {"server": "web"}),
             ("server migrate confirm web", "server.resize_confirm", {"server": "web"}),
             ("server migrate revert web", "server.resize_revert", {"server": "web"}),
+            ("server migration confirm web", "server.resize_confirm", {"server": "web"}),
+            ("server migration revert web", "server.resize_revert", {"server": "web"}),
             ("server migrate web", "server.migrate", web),
             ("server migrate --host h2 web", "server.migrate", {**web, "host": "h2"}),
             ("server migrate --live-migration web", "server.live_migrate", web),
@@ -211,7 +213,7 @@ class WatchTest(Base):
             status="cancelled", ended=True)
         code, out, err = self.run_cli("migration", "watch", "web")
         self.assertEqual((1, ""), (code, out))
-        self.assertIn("web: live-migration is cancelled", err)
+        self.assertIn("web: live-migration is cancelled: it was aborted\n", err)
         self.plane.answers["server.migration_progress"] = NOT_FOUND
         self.assertEqual(1, self.run_cli("migration", "watch", "nix")[0])
 

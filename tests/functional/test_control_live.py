@@ -124,6 +124,10 @@ class LiveTest(MovesTest):
         self.assertEqual({"verdict": "can", "guest": one, "host": "host3", "block": True},
                          self.control.server_plan_live_migrate("one", "host3", True))
         self.assertIn(self.control.server_plan_live_migrate("one")["host"], ("host2", "host3"))
+        self.refused("host_not_found", self.control.server_plan_live_migrate, "one", "nix")
+        self.refused("same_host", self.control.server_plan_live_migrate, "one", "host1")
+        self.agents["host1"].script["explain"] = lambda agent, context, args: {"next": "-", **args}
+        self.assertEqual({"next": "-", "guest": one}, self.control.server_explain("one"))
         self.script("live_migration", movers.running)
         self.control.server_live_migrate("one")
         self.status("running")
