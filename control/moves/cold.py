@@ -159,8 +159,8 @@ class Cold(Mover):
             if not found:
                 raise Refused(
                     f"Cannot {verb} server {row['display_name']}: that was asked for already.",
-                    now="It goes on.", next=f"See 'magnetar server migration list --server {uuid}'.",
-                    code="busy")
+                    now="It goes on.", code="busy",
+                    next=f"See 'magnetar server migration list --server {uuid}'.")
             move = found[-1]
             hosts = [move["source_compute"]]
             hosts += [move["dest_compute"]] if status == "reverting" else []

@@ -1,6 +1,7 @@
 """What tools/ relies on: a process is known beyond its pid, the ledger survives, results add up."""
 
 import datetime
+import grp
 import json
 import os
 import pathlib
@@ -12,7 +13,8 @@ import tempfile
 import testtools
 from testtools import content
 
-from tools.toolbox import quickmove, results
+from tools.toolbox import machine, quickmove, results
+from tools.toolbox.agent import message_of
 from tools.toolbox.bench import figures, moves
 from tools.toolbox.ledger import Ledger
 from tools.toolbox.processes import Process
@@ -83,6 +85,49 @@ class LedgerTest(testtools.TestCase):
         self.assertEqual("/somewhere", again.get("data"))
         self.assertEqual(["b"], again.get("servers"))
         self.assertIsNone(again.get("gone"))
+
+
+class MachineTest(testtools.TestCase):
+    """/dev/kvm is given to QEMU's group where no udev has done so, and back."""
+
+    def setUp(self):
+        super().setUp()
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.device = pathlib.Path(directory.name) / "kvm"
+        self.device.touch()
+        self.ledger = Ledger(pathlib.Path(directory.name) / "ledger.json")
+        self.group = grp.getgrgid(os.getgroups()[0] if os.getgroups() else os.getgid()).gr_name
+
+    def mode(self):
+        return self.device.stat().st_mode & 0o777
+
+    def share(self, mode):
+        self.device.chmod(mode)
+        machine.share_kvm(self.ledger, self.device, self.group)
+
+    def test_given_and_taken_back(self):
+        self.share(0o600)
+        self.assertEqual(0o660, self.mode())
+        self.assertEqual(grp.getgrnam(self.group).gr_gid, self.device.stat().st_gid)
+        machine.unshare_kvm(self.ledger, self.device)
+        self.assertEqual((0o600, None), (self.mode(), self.ledger.get("kvm")))
+
+    def test_what_works_stays(self):
+        for mode in (0o660, 0o666):
+            os.chown(self.device, -1, grp.getgrnam(self.group).gr_gid)
+            self.share(mode)
+            self.assertEqual((mode, None), (self.mode(), self.ledger.get("kvm")))
+
+    def test_without_the_device_or_the_group_nothing_happens(self):
+        machine.share_kvm(self.ledger, self.device.with_name("none"), self.group)
+        machine.share_kvm(self.ledger, self.device, "no-such-group")
+        self.assertIsNone(self.ledger.get("kvm"))
+
+    def test_what_the_agent_says_is_told_from_its_beginning(self):
+        line = "2026-11-28 11:05:17.019 15826 WARNING virt.x [-] virt_type is qemu: set [a] b = c."
+        self.assertEqual("virt_type is qemu: set [a] b = c.", message_of(line))
+        self.assertEqual("Traceback", message_of("Traceback"))
 
 
 class ResultsTest(testtools.TestCase):

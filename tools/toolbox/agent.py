@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -178,4 +179,9 @@ def _tail() -> str:
 def _last_message() -> str:
     """The log's last line without time, level and context, cut to a terminal's width."""
     lines = LOG.read_text(errors="replace").splitlines()
-    return lines[-1].rpartition("] ")[2][:60] if lines else ""
+    return message_of(lines[-1]) if lines else ""
+
+
+def message_of(line: str, width: int = 60) -> str:
+    """What a line of the log says; a line without the log's form says all of it."""
+    return re.sub(r"^\S+ \S+ \d+ [A-Z]+ \S+ \[[^]]*\] ", "", line)[:width]

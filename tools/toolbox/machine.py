@@ -1,5 +1,8 @@
-"""Settings of the machine that a NAT network changes, so that --down can put them back."""
+"""Settings of the machine that a NAT network and libvirt want, so that --down can put them back."""
 
+import contextlib
+import grp
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,6 +16,8 @@ FORWARDING = {
 TOOLS = ("iptables", "ip6tables")
 TABLES = ("filter", "nat", "mangle")
 CHAIN = "LIBVIRT_"
+KVM = Path("/dev/kvm")
+KVM_GROUP, KVM_MODE = "kvm", 0o660  # as udev sets them
 
 
 def remember(ledger: Ledger) -> None:
@@ -22,6 +27,33 @@ def remember(ledger: Ledger) -> None:
         ledger.put("machine", {"forwarding": forwarding, "chains": bool(_chains())})
 
 
+def share_kvm(ledger: Ledger, device: Path = KVM, group: str = KVM_GROUP) -> None:
+    """Give /dev/kvm to the group of QEMU's user, where no udev has done so.
+
+    libvirtd may use the device and guests may not: then it never believes what it has found out
+    about QEMU, and asks QEMU anew in every call, which takes half a minute where KVM hangs.
+    """
+    with contextlib.suppress(OSError, KeyError):  # no such device or group, or not ours to change
+        now, wanted = device.stat(), grp.getgrnam(group).gr_gid
+        mode = now.st_mode & 0o777
+        if mode & 0o006 == 0o006 or (now.st_gid == wanted and mode & 0o060 == 0o060):
+            return
+        ledger.put("kvm", {"gid": now.st_gid, "mode": mode})
+        os.chown(device, -1, wanted)
+        device.chmod(KVM_MODE)
+
+
+def unshare_kvm(ledger: Ledger, device: Path = KVM) -> None:
+    """Give the device back as it was."""
+    noted = ledger.get("kvm")
+    if noted is not None:
+        with contextlib.suppress(OSError):
+            if device.stat().st_mode & 0o777 == KVM_MODE:
+                os.chown(device, -1, noted["gid"])
+                device.chmod(noted["mode"])
+        ledger.forget("kvm")
+
+
 def restore(ledger: Ledger) -> str:
     """Put back what was noted, unless libvirtd still runs and may need it. Returns one line."""
     noted = ledger.get("machine")
@@ -29,7 +61,9 @@ def restore(ledger: Ledger) -> str:
         return "as it was"
     if libvirtd.answers():
         ledger.forget("machine")
+        ledger.forget("kvm")
         return "left to the libvirtd that runs"
+    unshare_kvm(ledger)
     for name, path in _present().items():
         if noted["forwarding"].get(name) not in (None, path.read_text().strip()):
             path.write_text(noted["forwarding"][name])

@@ -50,6 +50,7 @@ class Quickstart:
         """Everything that a new user needs; raises AgentError or LibvirtdError."""
         with self.parts.part("libvirtd") as part:
             machine.remember(self.ledger)
+            machine.share_kvm(self.ledger)
             part.result = libvirtd.ensure(self.ledger)
         with self.parts.part("guest image") as part:
             part.doing = "building"
@@ -131,9 +132,8 @@ class Quickstart:
             if state == "active" and not now.get("task_state"):
                 return
             if state == "error" or time.monotonic() > deadline:
-                fault = now.get("fault") or {}
                 raise AgentError(
-                    f"the server did not become active but is {state}: {fault.get('message')}\n"
+                    f"the server did not become active but is {state}: {_why(now, server)}\n"
                     f"See 'tools/magnetar explain {server}' and {agent.LOG}."
                 )
             time.sleep(0.2)
@@ -212,6 +212,16 @@ def _delete_server(ledger: Ledger, server: str, part: Part) -> None:
     part.doing = f"deleting server {server}"
     agent.text("server", "delete", "--wait", "--timeout", "60", server)
     ledger.drop("servers", server)
+
+
+def _why(now: dict, server: str) -> str:
+    """The server's fault; while there is none, what its operation says."""
+    fault = (now.get("fault") or {}).get("message")
+    if fault:
+        return str(fault)
+    operations = agent.call("op", "list", "--guest", server)
+    said = operations[-1] if operations else {}
+    return f"step {said.get('Step')}: {said.get('Message') or 'it takes long'}"
 
 
 def _console(server: str) -> str:
