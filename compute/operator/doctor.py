@@ -38,7 +38,9 @@ def standard_checks(reconciler: Reconciler, conductor: Any) -> dict[str, Callabl
 
     def hypervisor() -> Result:
         facts = world.driver.host_facts()
-        return True, (f"{facts.hypervisor_type} {facts.hypervisor_version} answers on "
+        major, rest = divmod(facts.hypervisor_version, 1_000_000)
+        version = f"{major}.{rest // 1000}.{rest % 1000}"
+        return True, (f"{facts.hypervisor_type} {version} answers on "
                       f"{facts.hypervisor_hostname}: {facts.vcpus} CPUs, {facts.memory_mb} MiB of "
                       f"memory, virt_type {facts.virt_type}"), ""
 

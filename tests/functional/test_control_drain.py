@@ -158,5 +158,18 @@ class DrainTest(MovesTest):
             self.assertEqual({"host1"}, {data(args["instance"])["host"] for _, _, args in sent})
 
 
+    def test_row_46_a_lost_host_that_never_returns_holds_no_room(self):
+        for name in ("a", "b"):
+            self.on("host1", name)
+        self.silence("host1")
+        self.control.host_evacuate("host1", fenced=True)
+        self.assertEqual("done", self.ended()["status"])
+        lost = self.control.host_show("host1")
+        self.assertEqual(("down", 0, 0, 0), tuple(
+            lost[k] for k in ("state", "servers", "vcpus_used", "memory_mb_used")))
+        used = sum(self.control.host_show(host)["vcpus_used"] for host in ("host2", "host3"))
+        self.assertEqual(2, used)
+
+
 class PostgreSQLDrainTest(DrainTest):
     database = "postgresql"

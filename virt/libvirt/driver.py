@@ -108,7 +108,7 @@ class LibvirtDriver(Movable):
             LOG.info("The host is not known yet, the first guest will ask again: %s", error)
 
     def doctor_checks(self) -> Mapping[str, Callable[[], tuple[bool | None, str, str]]]:
-        return {"lock manager": this_host.lock_manager}
+        return {"KVM device": this_host.kvm_device, "lock manager": this_host.lock_manager}
 
     # -- observing --------------------------------------------------------------------------
     def states(self) -> Mapping[str, GuestState]:

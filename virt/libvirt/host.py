@@ -170,6 +170,19 @@ def describe_log_error(uuid: str, error: OSError) -> dict[str, Any]:
     }
 
 
+def kvm_device(path: str = "/dev/kvm") -> tuple[bool | None, str, str]:
+    """Whether guests may use KVM as libvirtd may: where they may not, libvirtd believes nothing
+    that it found out about QEMU, and finds it out again in every call."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None, f"{path} is not there: guests are emulated", ""
+    if mode & 0o060 == 0o060 or mode & 0o006 == 0o006:
+        return True, f"{path} may be used by QEMU's group", ""
+    return None, f"only its owner may use {path}: libvirtd examines QEMU anew in each call", \
+        f"Do what udev does elsewhere: chgrp kvm {path} && chmod 660 {path}"
+
+
 def lock_manager(path: str = "/etc/libvirt/qemu.conf") -> tuple[bool | None, str, str]:
     """Whether libvirt guards disks on shared storage against a second running copy."""
     try:

@@ -1,11 +1,11 @@
-"""Whether libvirt guards disks: read from its own configuration."""
+"""What doctor looks at on a host with libvirt: its lock manager, and who may use KVM."""
 
 import os
 import tempfile
 
 import testtools
 
-from virt.libvirt.host import lock_manager
+from virt.libvirt.host import kvm_device, lock_manager
 
 
 class LockManagerTest(testtools.TestCase):
@@ -28,3 +28,19 @@ class LockManagerTest(testtools.TestCase):
         fine, found, _ = lock_manager("/nonexistent/qemu.conf")
         self.assertIsNone(fine)
         self.assertIn("cannot be read", found)
+
+
+class KvmDeviceTest(testtools.TestCase):
+    def test_a_device_that_only_its_owner_may_use(self):
+        with tempfile.NamedTemporaryFile() as device:
+            os.chmod(device.name, 0o600)
+            fine, found, advice = kvm_device(device.name)
+            self.assertIsNone(fine)
+            self.assertIn("only its owner", found)
+            self.assertIn("chmod 660", advice)
+            for mode in (0o660, 0o666):
+                os.chmod(device.name, mode)
+                self.assertEqual((True, ""), kvm_device(device.name)[::2])
+
+    def test_no_device(self):
+        self.assertIn("emulated", kvm_device("/nonexistent/kvm")[1])
