@@ -44,6 +44,7 @@ from db.journal import Journal, OperationRow
 
 LOG = logging.getLogger(__name__)
 PING_SECONDS = 5.0
+FIRST_PASS = 1.0  # seconds from the start to the first pass
 SOON = 2.0  # seconds from an event to the pass that looks at it; more events join it
 FORGET_AFTER = 30 * 86400  # seconds that ended operations are kept
 
@@ -229,7 +230,7 @@ class Agent:
 
     def _passes(self) -> None:
         """Inventory soon after each change; reconciliation on events and on a slow timer."""
-        next_pass = time.monotonic() + 1
+        next_pass = time.monotonic() + FIRST_PASS
         while not self._stop.is_set():
             self._dirty.wait(max(next_pass - time.monotonic(), 0.05))
             if self._stop.is_set():

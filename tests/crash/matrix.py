@@ -33,12 +33,13 @@ from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
+from tests.waiting import PATIENCE
 
 GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
 # Nothing here needs to survive this machine's power.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 CONTEXT = {"request_id": "req-1", "roles": ["member"], "auth_token": "token"}
-LIMIT = 5.0  # seconds to converge
+LIMIT = PATIENCE  # seconds to converge
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import fixtures
 
 from control.cli.client import Client
 from tests.functional.agent_support import HOST
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -45,7 +44,7 @@ class Process(fixtures.Fixture):
                 cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         return self
 
-    def serves(self, timeout: float = 30) -> Client:
+    def serves(self) -> Client:
         """Wait until it serves; returns a client of its control socket."""
         client = Client(str(self.options["socket"]))
 
@@ -57,20 +56,16 @@ class Process(fixtures.Fixture):
             except Exception:  # noqa: BLE001 - not there yet; the loop above has a limit
                 return False
 
-        wait_until(serving, timeout)
+        wait_until(serving, self.said)
         return client
 
     def said(self) -> str:
         """What it printed to standard error."""
         return self.errors.read_text(errors="replace")
 
-    def ends(self, timeout: float = 30) -> int:
+    def ends(self) -> int:
         """Wait for its end; returns the exit code."""
-        deadline = time.monotonic() + timeout
-        while self.child.poll() is None:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"it does not end: {self.said()}")
-            time.sleep(0.02)
+        wait_until(lambda: self.child.poll() is not None, self.said)
         return self.child.returncode
 
     def stop(self) -> int:

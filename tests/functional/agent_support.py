@@ -6,11 +6,12 @@ has to die, see :mod:`tests.functional.agent_process`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import fixtures
@@ -27,16 +28,15 @@ from compute.recovery.observe import observe
 from compute.rpc import primitives
 from compute.rpc.serializer import ContextSerializer, admin_context
 from compute.services.images import LocalImages
-from control import service
 from control.objects import Call
 from control.objects.instances import load
 from control.servers import SENT_ALL, C
 from db.control import instances
-from tests.functional.control_support import wait_until
+from tests.functional.control_support import FAR, start_control
+from tests.waiting import PATIENCE, wait_until
 from virt.fake import FakeDriver
 
 HOST = "host1"
-FAR = 100_000  # seconds: a timer that no test wants to see go off
 _exchanges = itertools.count()
 
 
@@ -120,10 +120,35 @@ class Host:
         found = self.agent.journal.find(guest=guest)
         return [row for row in found if verb in (None, row.verb)]
 
-    def at_rest(self, timeout: float = 20) -> None:
-        """Wait until no operation goes on."""
-        wait_until(lambda: not self.agent.journal.find(active=True)
-                   and not self.agent.manager.running(), timeout)
+    def rests(self) -> bool:
+        """Whether no operation goes on."""
+        return not self.agent.journal.find(active=True) and not self.agent.manager.running()
+
+    def at_rest(self) -> None:
+        """Wait until no operation goes on here; more may be on its way from another host."""
+        wait_until(self.rests, self.story)
+
+    def story(self) -> str:
+        """What the journal says, for a test that waits in vain."""
+        return "\n".join(
+            f"{self.name}: {row.verb} {row.state} at {row.step}: {row.message} {row.error}"
+            for row in self.operations())
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[list[tuple[str, str]]]:
+        """What is asked of the conductor meanwhile: [(request id, what)]."""
+        conductor, asked = self.agent.conductor, []
+        call = conductor._call
+
+        def noting(client, context, doing, method, **args):
+            asked.append((dict(context).get("request_id"), doing))
+            return call(client, context, doing, method, **args)
+
+        conductor._call = noting
+        try:
+            yield asked
+        finally:
+            del conductor._call
 
     def reconcile(self, lost_after: float = 0) -> None:
         """One pass, in which messages count as lost at once, and all that follows from it."""
@@ -135,31 +160,36 @@ class Host:
 class Cloud(fixtures.Fixture):
     """A control plane and, unless told otherwise, one host with an agent.
 
+    :param passes: whether agents look at their guests by themselves, after a start and after an
+        event. Else a test says when, or it could not know what they have seen.
     :param options: values of options; ``group__name`` for one in a group.
     """
 
-    def __init__(self, hosts: int = 1, **options: Any):
+    def __init__(self, hosts: int = 1, passes: bool = False, **options: Any):
         super().__init__()
-        self.wanted, self.options = hosts, options
+        self.wanted, self.passes, self.options = hosts, passes, options
         self.hosts: list[Host] = []
 
     def _setUp(self) -> None:
         # The threads of RPC servers look once in this many seconds whether they shall end.
         self.useFixture(fixtures.MonkeyPatch("futurist._thread.ThreadWorker.MAX_IDLE_FOR", 0.05))
+        for when in () if self.passes else ("FIRST_PASS", "SOON"):
+            self.useFixture(fixtures.MonkeyPatch(f"compute.agent.{when}", FAR))
         self.root = self.useFixture(fixtures.TempDir()).path
         configuration.register(cfg.CONF)
         self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
         self.conf.conf([], project="magnetar", default_config_files=[])
         self.set(host="control", state_path=self.root, compute_driver="fake",
                  network_service="embedded", report_interval=FAR, audit_interval=FAR,
-                 control__service_down_time=FAR, **self.options)
+                 control__service_down_time=FAR, control__resend_after=FAR,
+                 timeouts__stop=int(PATIENCE), **self.options)
         # fake:// keeps its queues in the process: an exchange of its own, or messages that an
         # earlier test left are delivered to a later one.
         oslo_messaging.set_transport_defaults(f"test-{os.getpid()}-{next(_exchanges)}")
         self.addCleanup(oslo_messaging.set_transport_defaults, "nova")
         self.transport = oslo_messaging.get_rpc_transport(cfg.CONF, "fake://")
         self.images = LocalImages(cfg.CONF.image_dir)
-        self.control = service.start(cfg.CONF, self.transport, self.images)
+        self.control = start_control(self.transport, self.images)
         self.addCleanup(self._stop)
         for number in range(1, self.wanted + 1):
             self.add_host(f"host{number}")
@@ -208,20 +238,25 @@ class Cloud(fixtures.Fixture):
         """A server that runs; returns its uuid."""
         uuid = self.create(name, **kwargs)["id"]
         self.wait_for(uuid, states.ACTIVE)
-        self.host.at_rest()
+        for host in self.hosts:
+            host.at_rest()
         return uuid
 
     def show(self, uuid: str) -> dict[str, Any]:
         """A server as the control plane has it."""
         return self.control.server_show(uuid)
 
-    def wait_for(self, uuid: str, vm_state: str, timeout: float = 20) -> dict[str, Any]:
+    def wait_for(self, uuid: str, vm_state: str) -> dict[str, Any]:
         """Wait until a server is in this state and has no task."""
         def there() -> dict[str, Any] | None:
             now = self.show(uuid)
             return now if now["vm_state"] == vm_state and not now["task_state"] else None
 
-        return wait_until(there, timeout)
+        return wait_until(there, lambda: self.story(uuid))
+
+    def story(self, uuid: str) -> str:
+        """A server and what the journals say, for a test that waits in vain."""
+        return "\n".join([str(self.show(uuid)), *(h.story() for h in self.hosts if h.agent)])
 
     # -- behind everybody's back -------------------------------------------------------------
     def change(self, uuid: str, **values: Any) -> None:
@@ -240,7 +275,7 @@ class Cloud(fixtures.Fixture):
         """A bare RPC client of a host's agent."""
         client = oslo_messaging.get_rpc_client(
             self.transport, oslo_messaging.Target(topic=topic, **target),
-            serializer=ContextSerializer(), timeout=10)
+            serializer=ContextSerializer(), timeout=PATIENCE)
         return client.prepare(server=host, version=version)
 
     def cast(self, uuid: str, method: str, request_id: str | None = None, **args: Any) -> None:
@@ -253,12 +288,13 @@ class AgentTest(testtools.TestCase):
     """A cloud for each test; ``options`` are those of :class:`Cloud`."""
 
     hosts = 1
+    passes = False
     options: Mapping[str, Any] = {}
 
     def setUp(self) -> None:
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger())
-        self.cloud = self.useFixture(Cloud(self.hosts, **self.options))
+        self.cloud = self.useFixture(Cloud(self.hosts, self.passes, **self.options))
         self.control = self.cloud.control
 
     @property
@@ -294,7 +330,7 @@ class SharedTest(AgentTest):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.shared = Cloud(cls.hosts, **cls.options)
+        cls.shared = Cloud(cls.hosts, cls.passes, **cls.options)
         cls.shared.setUp()
         cls.addClassCleanup(cls.shared.cleanUp)
 
@@ -331,7 +367,7 @@ class Gate:
     def __call__(self, method: str, when: str) -> None:
         if (method, when) == (self.method, "before"):
             self.reached = True
-            wait_until(lambda: self.open, 20)
+            wait_until(lambda: self.open)
 
     def wait(self) -> None:
         """Until somebody stands at it."""

@@ -15,7 +15,8 @@ from compute.rpc.primitives import data
 from compute.rpc.serializer import ContextSerializer
 from db.control import services, tables
 from db.control.types import utcnow
-from tests.functional.control_support import Agent, ControlTest, wait_until
+from tests.functional.control_support import FAR, Agent, ControlTest
+from tests.waiting import wait_until
 
 Row = dict[str, Any]
 
@@ -206,7 +207,7 @@ class MovesTest(ControlTest):
 
         return wait_until(there)
 
-    def silence(self, host, seconds=300):
+    def silence(self, host, seconds=2 * FAR):
         with self.control.store.begin() as connection:
             row = services.get(connection, host)
             services.save(connection, row["id"], {"last_seen_up": utcnow() - timedelta(0, seconds)})

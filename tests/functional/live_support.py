@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid as uuids
 from typing import Any
 
@@ -11,6 +12,7 @@ import testtools
 from compute.engine.world import World
 from compute.manager import Manager
 from compute.model import states
+from compute.model.move import PRECOPY
 from compute.operator.moves import MoveVerbs
 from compute.recovery.invariants import check
 from compute.recovery.observe import observe
@@ -18,10 +20,11 @@ from compute.recovery.reconcile import Reconciler
 from compute.rpc.primitives import data, make
 from db.journal import OperationRow
 from tests import fakes
-from tests.functional.control_support import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CONTEXT = {"request_id": "req-1", "is_admin": True, "roles": ["admin"], "user_id": "u",
            "project_id": "p"}
+_migrations = itertools.count(7)
 
 
 class Agent:
@@ -45,15 +48,24 @@ class Agent:
     def stop(self) -> None:
         """It parks and leaves, as at SIGTERM."""
         self.hosts.exchange.leave(self.name)
-        self.manager.park(5)
+        self.manager.park(PATIENCE)
 
     def operations(self, guest: str, verb: str | None = None) -> list[OperationRow]:
         return [row for row in self.world.journal.find(guest=guest) if verb in (None, row.verb)]
 
-    def at_rest(self, seconds: float = 20) -> None:
-        """Wait until nothing goes on."""
-        wait_until(lambda: not self.world.journal.find(active=True)
-                   and not self.manager.running(), seconds)
+    def rests(self) -> bool:
+        """Whether nothing goes on."""
+        return not self.world.journal.find(active=True) and not self.manager.running()
+
+    def at_rest(self) -> None:
+        """Wait until nothing goes on here; more may be on its way from another host."""
+        wait_until(self.rests, self.story)
+
+    def story(self) -> str:
+        """What the journal says, for a test that waits in vain."""
+        return "\n".join(
+            f"{self.name}: {row.verb} {row.state} at {row.step}: {row.message} {row.error}"
+            for row in self.world.journal.find())
 
 
 class Hosts(fixtures.Fixture):
@@ -70,6 +82,24 @@ class Hosts(fixtures.Fixture):
         for agent in self.agents.values():
             agent.start()
             self.addCleanup(agent.stop)
+
+    def at_rest(self) -> None:
+        """Wait until nothing goes on anywhere."""
+        agents = self.agents.values()
+
+        def begun() -> int:
+            return sum(len(agent.world.journal.find()) for agent in agents)
+
+        def rest() -> bool:
+            before = begun()
+            # While one is looked at, another may hand over to one that was seen at rest.
+            return all(agent.rests() for agent in agents) and begun() == before
+
+        wait_until(rest, self.story)
+
+    def story(self) -> str:
+        """What the journals say, for a test that waits in vain."""
+        return "\n".join(agent.story() for agent in self.agents.values())
 
     def worlds(self) -> dict[str, World]:
         return fakes.worlds(self.root, self.names, exchange=self.exchange, shared=self.shared)
@@ -116,7 +146,7 @@ class LiveTest(testtools.TestCase):
         source, dest = source or self.one, dest or self.two
         prim = self.conductor.set(uuid, task_state=states.MIGRATING)
         migration = fakes.migration(uuid, source.name, dest.name, migration_type="live-migration",
-                                    status="accepted")
+                                    status="accepted", id=next(_migrations))
         self.conductor.add_migration(migration)
         context = {**CONTEXT, "request_id": f"req-{uuids.uuid4()}"}
         answer = make("LibvirtLiveMigrateData", {})
@@ -129,15 +159,42 @@ class LiveTest(testtools.TestCase):
             block_migration=block, migration=migration, migrate_data=answer)
         return data(migration)["id"]
 
-    @staticmethod
-    def wait(condition: Any, seconds: float = 20) -> None:
-        """Wait until it is true."""
-        wait_until(condition, seconds)
+    def halted(self, uuid: str, phase: str = PRECOPY, **kwargs: Any) -> int:
+        """Move a guest, and let it stand in this phase until the fabric's ``hold`` is lifted.
 
-    def settled(self, uuid: str, seconds: float = 30) -> dict[str, Any]:
-        """Wait until both agents rest; returns the guest's record."""
-        for name in self.names:
-            self.hosts[name].at_rest(seconds)
+        The monitor has seen it so. Returns the migration's id.
+        """
+        self.hosts.fabric.set(hold=True)
+        moving = self.migrate(uuid, **kwargs)
+        driver = self.one.world.driver
+        self.wait(lambda: self.job(uuid) == "out")
+        self.wait(lambda: self.hosts.fabric.move(uuid)["phase"] == phase
+                  or driver.notch(uuid, held=True))
+        self.under_way(uuid, phase)
+        return moving
+
+    def job(self, uuid: str) -> str | None:
+        """The migration that a guest of the first host is on; None when the guest is gone."""
+        found = self.one.world.driver.state(uuid)
+        return found.job if found else None
+
+    def under_way(self, uuid: str, phase: str) -> None:
+        """Wait until the monitor of a migration sees this phase; a held one does not leave it."""
+        self.wait(lambda: (self.one.verbs.migration_progress(uuid) or {}).get("phase") == phase)
+
+    def tell(self, method: str, uuid: str, **args: Any) -> None:
+        """Cast to the first host's agent about a guest, as the broker would deliver it."""
+        self.one.world.peers.cast(
+            {**CONTEXT, "request_id": f"req-{uuids.uuid4()}"}, self.one.name, method,
+            instance=self.conductor.instance(None, uuid), **args)
+
+    def wait(self, condition: Any) -> None:
+        """Wait until it is true."""
+        wait_until(condition, self.hosts.story)
+
+    def settled(self, uuid: str) -> dict[str, Any]:
+        """Wait until all agents rest; returns the guest's record."""
+        self.hosts.at_rest()
         return self.conductor.fields(uuid)
 
     def assert_on(self, uuid: str, agent: Agent, vm_state: str = "active") -> None:

@@ -15,8 +15,8 @@ from compute.recovery.resizes import Resizes
 from compute.rpc.primitives import data
 from db.journal import rows
 from tests import fakes
-from tests.functional.control_support import wait_until
 from tests.functional.live_support import CONTEXT, Agent, LiveTest
+from tests.waiting import wait_until
 
 LARGE = {"id": 2, "name": "large", "flavorid": "2", "vcpus": 2, "memory_mb": 128, "root_gb": 2}
 ROOM = {"vcpus": 1, "memory_mb": 64, "disk_gb": 1}
@@ -80,25 +80,13 @@ class ResizeTest(LiveTest):
         self.until(uuid, states.RESIZED)
         return id
 
-    def until(self, uuid: str, vm_state: str, seconds: float = 20) -> dict[str, Any]:
+    def until(self, uuid: str, vm_state: str) -> dict[str, Any]:
         """Wait until a guest is so, without a task, and all agents rest."""
         def there() -> bool:
             fields = self.conductor.fields(uuid)
             return fields["vm_state"] == vm_state and fields["task_state"] is None
-        try:
-            wait_until(there, seconds)
-        except AssertionError as error:
-            raise AssertionError(self.story()) from error
-        for agent in self.hosts.agents.values():
-            agent.at_rest()
-        return self.conductor.fields(uuid)
-
-    def story(self) -> str:
-        """What the journals say, for a test that waits in vain."""
-        return "\n".join(
-            f"{name}: {row.verb} {row.state} at {row.step}: {row.message} {row.error}"
-            for name, agent in self.hosts.agents.items()
-            for row in agent.world.journal.find())
+        self.wait(there)
+        return self.settled(uuid)
 
     # -- looking ------------------------------------------------------------------------------
     def claims(self, agent: Agent, uuid: str) -> dict[str, Any]:
@@ -228,7 +216,7 @@ class PartialFailureTest(ResizeTest):
 
     def assert_arrived(self, guest: str, id: int) -> None:
         """It is resized on the second host, as if nothing had been, and can be confirmed."""
-        self.until(guest, states.RESIZED, 40)
+        self.until(guest, states.RESIZED)
         self.assertEqual(("host2", "finished"),
                          (self.conductor.fields(guest)["host"], self.status(id)))
         self.assertEqual(states.RUNNING, self.power(self.two, guest))
@@ -244,7 +232,7 @@ class PartialFailureTest(ResizeTest):
     def assert_stayed(self, guest: str, id: int, status: str = "error",
                       reverted: bool = False) -> None:
         """It runs on the first host as before; nothing is left on the second."""
-        fields = self.until(guest, states.ACTIVE, 40)
+        fields = self.until(guest, states.ACTIVE)
         self.assertEqual(("host1", "host1", status),
                          (fields["host"], fields["node"], self.status(id)))
         self.assertEqual((1, 64, 1), self.sizes(guest))

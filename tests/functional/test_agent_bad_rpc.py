@@ -11,7 +11,7 @@ from compute.rpc.contract import METHODS
 from compute.rpc.serializer import admin_context
 from db.journal import rows
 from tests.functional.agent_support import SharedTest
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 # For each argument of what we carry out, values of types that it cannot have.
 MISTYPED = {

@@ -13,7 +13,7 @@ from compute.model import states
 from db.control import services
 from db.control.types import parse_time, utcnow
 from tests.functional.agent_support import AgentTest
-from tests.functional.control_support import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 class RegistrationTest(AgentTest):
@@ -49,9 +49,9 @@ class RegistrationTest(AgentTest):
     def test_heartbeats(self):
         self.cloud.set(report_interval=1)
         self.cloud.add_host("host1")
-        before = self.service()["report_count"]
+        before, began = self.service()["report_count"], utcnow()
         wait_until(lambda: self.service()["report_count"] >= before + 2)
-        self.assertLess((utcnow() - parse_time(self.service()["last_seen_up"])).total_seconds(), 5)
+        self.assertGreaterEqual(parse_time(self.service()["last_seen_up"]), began)
 
     def test_a_service_record_that_was_removed_is_made_again(self):
         host = self.cloud.add_host("host1")
@@ -157,6 +157,6 @@ class GuardTest(AgentTest):
         wait_until((host.root / "s.sock").exists)
         self.assertEqual("starting", agent.health()["status"])
         agent.give_up()
-        thread.join(15)
+        thread.join(PATIENCE)
         self.assertEqual([True], ended)
         agent.stop()

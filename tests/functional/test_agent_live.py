@@ -9,7 +9,7 @@ from compute.model import states
 from compute.rpc.primitives import data
 from compute.rpc.serializer import admin_context
 from tests.functional.agent_support import AgentTest
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 
 class LiveTest(AgentTest):
@@ -18,7 +18,7 @@ class LiveTest(AgentTest):
     def ends(self, uuid: str, host: int) -> None:
         """The server is on this host and nothing is left over on any."""
         wait_until(lambda: self.cloud.show(uuid)["host"] == self.cloud.hosts[host].name
-                   and not self.cloud.show(uuid)["task_state"], 30)
+                   and not self.cloud.show(uuid)["task_state"])
         for one in self.cloud.hosts:
             self.assert_clean(one)
         self.assertEqual(states.RUNNING, self.cloud.hosts[host].power(uuid))
@@ -51,7 +51,7 @@ class LiveTest(AgentTest):
         here = self.cloud.show(uuid)["host"]
         self.host.driver.fabric.set(samples=100_000)
         self.control.server_live_migrate(uuid)
-        wait_until(lambda: self.control.server_migration_list(uuid)[-1]["status"] == "running", 20)
+        wait_until(lambda: self.control.server_migration_list(uuid)[-1]["status"] == "running")
         self.control.server_migration_abort(uuid)
         self.ends(uuid, 0 if here == "host1" else 1)
         self.assertEqual("cancelled", self.control.server_migration_list(uuid)[-1]["status"])

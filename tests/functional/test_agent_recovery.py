@@ -10,13 +10,14 @@ import pathlib
 import threading
 import time
 
+from compute.engine import runner
 from compute.errors import Failed, Retryable, Unknown
 from compute.model import states
 from compute.recovery import reconcile
 from db.control import services
 from db.journal import rows
-from tests.functional.agent_support import AgentTest, Gate, Once, SharedTest
-from tests.functional.control_support import wait_until
+from tests.functional.agent_support import FAR, AgentTest, Gate, Once, SharedTest
+from tests.waiting import wait_until
 
 FOREIGN = "ffffffff-0000-4000-8000-000000000001"
 
@@ -30,12 +31,6 @@ class SyncTest(SharedTest):
         self.assertEqual(("SHUTOFF", None), (shown["status"], shown["task_state"]))
         self.assertEqual([], self.host.operations(uuid, "stop"))
         self.assert_clean()
-
-    def test_it_is_seen_without_waiting_for_the_timer(self):
-        """An event of the hypervisor brings the next pass near."""
-        uuid = self.cloud.boot("event")
-        self.host.driver.power_off(uuid)
-        self.cloud.wait_for(uuid, states.STOPPED)
 
     def test_a_guest_that_somebody_started_is_reported_and_left(self):
         uuid = self.cloud.boot("own-start")
@@ -96,6 +91,16 @@ class SyncTest(SharedTest):
         self.assert_clean()
 
 
+class EventTest(AgentTest):
+    passes = True
+
+    def test_it_is_seen_without_waiting_for_the_timer(self):
+        """An event of the hypervisor brings the next pass near."""
+        uuid = self.cloud.boot("event")
+        self.host.driver.power_off(uuid)
+        self.cloud.wait_for(uuid, states.STOPPED)
+
+
 class LostTest(SharedTest):
     """The control plane has set task_state, and the message never came."""
 
@@ -128,7 +133,7 @@ class LostTest(SharedTest):
     def test_a_message_that_is_on_its_way_is_waited_for(self):
         uuid = self.cloud.boot("fresh")
         self.cloud.change(uuid, task_state=states.POWERING_OFF)
-        self.host.reconcile(lost_after=60)
+        self.host.reconcile(lost_after=FAR)
         self.assertEqual([], self.host.operations(uuid, "stop"))
         self.assertEqual("fresh-task", self.host.agent.reconciler.verdicts[uuid].row)
         self.cloud.cast(uuid, "stop_instance", clean_shutdown=True)
@@ -209,6 +214,8 @@ class DeletedBehindUsTest(AgentTest):
 
 
 class HostBootTest(AgentTest):
+    passes = True
+
     def reboot_host(self) -> None:
         """All guests are off, and the host has another boot id."""
         self.host.stop()
@@ -270,11 +277,9 @@ class RestartTest(AgentTest):
         gate.wait()
         agent = self.host.agent
         agent.server.stop()
-        began = time.monotonic()
         with self._stopping(agent):
-            time.sleep(0.1)
+            wait_until(lambda: agent.manager._parked)
             gate.open = True
-        self.assertLess(time.monotonic() - began, 5)
         self.host.agent = None
         [row] = self._journal(agent, uuid)
         self.assertEqual((rows.RUNNING, True), (row.state, row.active))
@@ -299,12 +304,13 @@ class RestartTest(AgentTest):
         return found
 
     def test_waiting_for_a_retry_does_not_hold_up_the_stop(self):
+        self.patch(runner, "FIRST_DELAY", FAR)
+        self.patch(runner, "LONGEST_DELAY", FAR)
+        self.cloud.set(timeouts__stop=FAR)
         self.host.hook = Once("fetch_image", lambda: Retryable("Not now."), times=100)
         uuid = self.cloud.create("waiting")["id"]
-        wait_until(lambda: [r.attempts for r in self.host.operations(uuid)] == [3])
-        began = time.monotonic()
+        wait_until(lambda: [r.attempts for r in self.host.operations(uuid)] == [1])
         self.host.stop()
-        self.assertLess(time.monotonic() - began, 4)
         self.host.hook = lambda method, when: None
         self.host.start()
         self.cloud.wait_for(uuid, states.ACTIVE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from compute.model import states
 from compute.rpc.primitives import data
-from tests.functional.control_support import wait_until
 from tests.functional.resize_support import LARGE, LARGE_ROOM, ROOM, ResizeTest, disk_info
+from tests.waiting import wait_until
 
 
 class BetweenHostsTest(ResizeTest):

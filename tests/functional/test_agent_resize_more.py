@@ -11,9 +11,9 @@ from compute.recovery.resizes import Resizes
 from db.journal import rows
 from tests import fakes
 from tests.functional.agent_support import AgentTest
-from tests.functional.control_support import wait_until
 from tests.functional.live_support import CONTEXT
 from tests.functional.resize_support import LARGE, ResizeTest
+from tests.waiting import wait_until
 
 
 class LiveResizeTest(ResizeTest):

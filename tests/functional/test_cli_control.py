@@ -2,9 +2,9 @@
 
 import os
 import signal
-import time
 
-from tests.functional.test_cli_up import UP_SECONDS, Process
+from tests.functional.test_cli_up import Process
+from tests.waiting import wait_until
 
 CONF = """
 [DEFAULT]
@@ -38,9 +38,6 @@ class ControlTest(Process):
     def test_without_a_broker_it_says_so(self):
         self.configure(CONF, url="rabbit://")
         self.begin()
-        deadline = time.monotonic() + UP_SECONDS
-        while self.agent.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: self.agent.poll() is not None, self.said)
         self.assertEqual(1, self.agent.returncode)
-        with open(os.path.join(self.dir, "log")) as log:
-            self.assertIn("No message broker is configured", log.read())
+        self.assertIn("No message broker is configured", self.said())

@@ -11,6 +11,7 @@ import threading
 from compute.errors import Refused
 from control.cli import drain, wait, watch
 from tests.functional.cli_support import NOT_FOUND, WEB, CliCase, server
+from tests.waiting import PATIENCE
 
 GIB = 1 << 30
 MIGRATION = {
@@ -235,7 +236,7 @@ class WatchTest(Base):
                 screen.show(migration(progress=TOLD))
                 screen.show(migration(progress={**TOLD, "memory_remaining": 1}))
             self.patch(sys, "stdout", io.StringIO())
-        reader.join(5)
+        reader.join(PATIENCE)
         self.assertIn(b"precopy", drawn)
 
 

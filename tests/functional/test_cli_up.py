@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import fixtures
 import testtools
+
+from tests.waiting import PATIENCE, wait_until
 
 CONF = """
 [DEFAULT]
@@ -17,7 +18,6 @@ state_path = {dir}/state
 compute_driver = fake
 host = tour
 """
-UP_SECONDS, STEP_SECONDS = 30, 60
 
 
 class Process(testtools.TestCase):
@@ -57,21 +57,23 @@ class Process(testtools.TestCase):
     def up(self) -> None:
         """Start it, and wait until it serves."""
         self.begin()
-        deadline = time.monotonic() + UP_SECONDS
-        while "agent: serving" not in self.run_cli("version")[1]:
-            if time.monotonic() > deadline or self.agent.poll() is not None:
-                with open(os.path.join(self.dir, "log")) as text:
-                    self.fail(f"It does not serve: {text.read()[-2000:]}")
-            time.sleep(0.1)
+        wait_until(lambda: "agent: serving" in self.run_cli("version")[1]
+                   or self.agent.poll() is not None, self.said)
+        self.assertIsNone(self.agent.poll(), self.said())
+
+    def said(self) -> str:
+        """What it printed."""
+        with open(os.path.join(self.dir, "log")) as text:
+            return text.read()
 
     def down(self, number: int) -> None:
         if self.agent.poll() is None:
             self.agent.send_signal(number)
-        self.agent.wait(20)
+        self.agent.wait(PATIENCE)
 
     def run_cli(self, *words: str) -> tuple[int, str, str]:
         done = subprocess.run(
-            self.words(*words), env=self.env, capture_output=True, text=True, timeout=STEP_SECONDS
+            self.words(*words), env=self.env, capture_output=True, text=True, timeout=PATIENCE
         )
         return done.returncode, done.stdout, done.stderr
 
@@ -93,12 +95,12 @@ class TourTest(Process):
         self.ok("flavor", "create", "--ram", "64", "--vcpus", "1", "--disk", "1", "small")
         self.ok("network", "create", "--subnet", "192.0.2.0/24", "--nat", "lan")
         web = self.ok("server", "create", "--image", "tiny", "--flavor", "small", "--network",
-                      "lan", "--property", "role=front", "--wait", "--timeout", "30", "web",
+                      "lan", "--property", "role=front", "--wait", "--timeout", "120", "web",
                       "-f", "json")  # fmt: skip
         self.assertEqual(("ACTIVE", {"lan": ["192.0.2.2"]}, "tour"),
                          (web["status"], web["addresses"], web["host"]))  # fmt: skip
         for verb, status in (("stop", "SHUTOFF"), ("start", "ACTIVE"), ("reboot", "ACTIVE")):
-            self.ok("server", verb, "--wait", "--timeout", "30", "web")
+            self.ok("server", verb, "--wait", "--timeout", "120", "web")
             self.assertEqual(status, self.ok("server", "show", "web", "-f", "json")["status"])
         self.assertIn("UP", self.ok("console", "log", "show", "web"))
         verbs = [
@@ -113,7 +115,7 @@ class TourTest(Process):
         self.assertEqual(1, self.run_cli("server", "list")[0])
         self.up()
         self.assertEqual(["web"], [s["Name"] for s in self.ok("server", "list", "-f", "json")])
-        self.ok("server", "delete", "--wait", "--timeout", "30", "web")
+        self.ok("server", "delete", "--wait", "--timeout", "120", "web")
         self.assertEqual([], self.ok("server", "list", "-f", "json"))
         for noun, name in (("image", "tiny"), ("flavor", "small"), ("network", "lan")):
             self.ok(noun, "delete", name)

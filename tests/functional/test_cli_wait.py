@@ -11,6 +11,7 @@ import testtools
 from compute.errors import Refused
 from control.cli import wait
 from tests.functional.cli_support import NOT_FOUND, OP, WEB, CliCase, server
+from tests.waiting import PATIENCE
 
 CREATE = ("server", "create", "--image", "i", "--flavor", "f", "--wait", "web")
 BUILDING = server(status="BUILD", vm_state="building", task_state="spawning")
@@ -131,6 +132,6 @@ class TerminalTest(testtools.TestCase):
                 bar.show("spawn disks", 2, 6)
             with wait.upload_bar("image", 100) as advance:
                 advance(50)
-        reader.join(5)
+        reader.join(PATIENCE)
         for text in (b"web", b"spawn disks", b"image"):
             self.assertIn(text, drawn)

@@ -9,7 +9,8 @@ from sqlalchemy import event
 from compute.errors import MagnetarError, Refused
 from compute.rpc.primitives import data
 from db.control import instances
-from tests.functional.control_support import ControlTest, nova_errors, wait_until
+from tests.functional.control_support import FAR, ControlTest, nova_errors
+from tests.waiting import PATIENCE, wait_until
 
 
 class BuildsTest(ControlTest):
@@ -141,7 +142,7 @@ class RescheduleTest(BuildsTest):
         held = threading.Event()
 
         def hold(agent, context, args):
-            held.wait(10)
+            held.wait(PATIENCE)
             hand_back(agent, context, args)
 
         self.host.script["build_and_run_instance"] = hold
@@ -158,7 +159,7 @@ class LostMessagesTest(BuildsTest):
         self.quiet("build_and_run_instance")
         made = self.create()
         self.host.got("build_and_run_instance")
-        self.assertEqual([], self.control.builds.resume(3600))
+        self.assertEqual([], self.control.builds.resume(FAR))
         self.host.received.clear()
         self.assertEqual([made["id"]], self.control.builds.resume(0))
         [(context, args)] = self.host.got("build_and_run_instance")

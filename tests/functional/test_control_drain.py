@@ -4,7 +4,7 @@ from compute.rpc.exceptions import nova_exception
 from compute.rpc.primitives import data
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 
 class DrainTest(MovesTest):
@@ -16,7 +16,7 @@ class DrainTest(MovesTest):
             shown = self.control.host_drain_show(host)
             return shown if shown["status"] != "running" else None
 
-        return wait_until(look, 20)
+        return wait_until(look)
 
     def where(self):
         return {row["name"]: row["host"] for row in self.control.server_list()}

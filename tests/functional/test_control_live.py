@@ -8,7 +8,7 @@ from compute.rpc.primitives import data
 from db.control import tables
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
-from tests.functional.control_support import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 class LiveTest(MovesTest):
@@ -91,12 +91,12 @@ class LiveTest(MovesTest):
 
         def slow(agent, context, args):
             asked.set()
-            hold.wait(10)
+            hold.wait(PATIENCE)
             return movers.check_destination(agent, context, args)
 
         self.script("check_can_live_migrate_destination", slow)
         self.control.server_live_migrate("one")
-        asked.wait(10)
+        wait_until(asked.is_set)
         self.control.server_migration_abort("one", self.migration()["id"])
         hold.set()
         self.assertEqual("cancelled", self.migration()["status"])

@@ -8,7 +8,7 @@ from db.control import records
 from db.control.types import utcnow
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 
 class LostTest(MovesTest):

@@ -6,7 +6,8 @@ import itertools
 from compute.errors import MagnetarError, Refused
 from compute.model.guest import Nic
 from db.control import networks
-from tests.functional.control_support import ControlTest, wait_until
+from tests.functional.control_support import ControlTest
+from tests.waiting import wait_until
 
 
 class NetworksTest(ControlTest):

@@ -7,7 +7,7 @@ from compute.rpc import primitives
 from compute.rpc.primitives import data
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 
 class SleepTest(MovesTest):

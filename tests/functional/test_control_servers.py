@@ -11,7 +11,8 @@ from compute.rpc import primitives
 from compute.rpc.primitives import data
 from db.control import services
 from db.control.types import utcnow
-from tests.functional.control_support import ControlTest, nova_errors, wait_until
+from tests.functional.control_support import FAR, ControlTest, nova_errors
+from tests.waiting import wait_until
 
 
 class ServersTest(ControlTest):
@@ -181,7 +182,7 @@ class LifeTest(ServersTest):
         self.assertEqual("DELETED", self.control.server_delete("one")["status"])
         self.assertEqual([], self.control.server_list())
 
-    def silence(self, host, seconds=300):
+    def silence(self, host, seconds=2 * FAR):
         with self.control.store.begin() as connection:
             row = services.get(connection, host)
             services.save(connection, row["id"], {"last_seen_up": utcnow() - timedelta(0, seconds)})

@@ -12,8 +12,8 @@ from compute.model import states
 from compute.rpc.primitives import data
 from db.journal import rows
 from tests import fakes
-from tests.functional.control_support import wait_until
 from tests.functional.live_support import CONTEXT, Agent, LiveTest
+from tests.waiting import wait_until
 
 
 class EvacuationTest(LiveTest):

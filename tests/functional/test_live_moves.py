@@ -6,7 +6,6 @@ from compute.errors import Refused
 from compute.model import states
 from compute.model.move import Check
 from db.journal import rows
-from tests.functional.control_support import wait_until
 from tests.functional.live_support import LiveTest
 
 
@@ -62,37 +61,27 @@ class MoveTest(LiveTest):
 
     def test_abort_while_it_copies(self):
         guest = self.boot()
-        self.hosts.fabric.set(samples=10_000)
-        moving = self.migrate(guest)
-        wait_until(lambda: (self.one.verbs.migration_progress(guest) or {}).get("phase")
-                   == "precopy", 10)
-        self.one.world.peers.cast(
-            {"request_id": "req-abort"}, "host1", "live_migration_abort",
-            instance=self.conductor.instance(None, guest), migration_id=moving)
+        moving = self.halted(guest)
+        self.tell("live_migration_abort", guest, migration_id=moving)
         self.assert_on(guest, self.one)
         self.assertEqual("cancelled", self.conductor.migration_fields(moving)["status"])
 
     def test_force_complete_pauses_and_lets_run_again(self):
         guest = self.boot()
         self.hosts.fabric.set(converges=False)
-        self.migrate(guest)
-        wait_until(lambda: (self.one.verbs.migration_progress(guest) or {}).get("phase")
-                   == "precopy", 10)
-        self.one.world.peers.cast(
-            {"request_id": "req-force"}, "host1", "live_migration_force_complete",
-            instance=self.conductor.instance(None, guest))
-        wait_until(lambda: self.one.world.driver.state(guest).power_state
-                   == states.POWER_PAUSED, 10)
-        self.hosts.fabric.set(converges=True)
+        self.halted(guest)
+        self.tell("live_migration_force_complete", guest)
+        self.wait(lambda: self.one.world.driver.state(guest).power_state == states.POWER_PAUSED)
+        self.hosts.fabric.set(hold=False)
         self.assert_on(guest, self.two)
         self.assertEqual(states.RUNNING, self.two.world.driver.state(guest).power_state)
 
     def test_the_lease_ends_when_the_source_is_gone(self):
         guest = self.boot()
+        self.halted(guest)
+        self.one.stop()
         self.two.world.conf.migration_lease_seconds = 1
-        self.hosts.fabric.set(fail_at="setup")
-        self.one.world.driver.migrate = lambda uuid, plan: self.one.stop()
-        self.migrate(guest)
+        self.hosts.fabric.set(hold=False, fail_at="precopy")
         self.two.at_rest()
         [row] = self.two.operations(guest, "live_in")
         self.assertEqual((rows.UNDONE, "lease_over"), (row.state, row.error["code"]))
@@ -102,41 +91,35 @@ class MoveTest(LiveTest):
     def test_the_source_starts_again_in_the_middle(self):
         """libvirt goes on without the agent, which attaches to it again."""
         guest = self.boot()
-        self.hosts.fabric.set(samples=40)
-        moving = self.migrate(guest)
-        wait_until(lambda: (self.one.verbs.migration_progress(guest) or {}).get("phase")
-                   == "precopy", 10)
+        moving = self.halted(guest)
         self.one.stop()
         self.one.start()
+        self.hosts.fabric.set(hold=False)
         self.assert_on(guest, self.two)
         self.assertEqual("completed", self.conductor.migration_fields(moving)["status"])
 
     def test_the_destination_starts_again_in_the_middle(self):
         guest = self.boot()
-        self.hosts.fabric.set(samples=40)
-        self.migrate(guest)
-        wait_until(lambda: (self.one.verbs.migration_progress(guest) or {}).get("phase")
-                   == "precopy", 10)
+        self.halted(guest)
         self.two.stop()
         self.two.start()
+        self.hosts.fabric.set(hold=False)
         self.assert_on(guest, self.two)
 
     def test_limits_are_kept(self):
         guests = [self.boot() for _ in range(3)]
         self.one.world.conf.max_concurrent_live_migrations = 1
-        self.hosts.fabric.set(samples=20)
+        begin, going = self.one.world.driver.migrate, []
+
+        def migrate(uuid, plan):
+            going.append([guest for guest in guests if self.job(guest) == "out"])
+            begin(uuid, plan)
+
+        self.one.world.driver.migrate = migrate
         for guest in guests:
             self.migrate(guest)
-        most = 0
-
-        def ended() -> bool:
-            nonlocal most
-            going = [g for g in guests if (s := self.one.world.driver.state(g)) and s.job == "out"]
-            most = max(most, len(going))
-            return not self.one.world.journal.find(active=True)
-
-        wait_until(ended, 60)
-        self.assertEqual(1, most)
+        self.hosts.at_rest()
+        self.assertEqual([[], [], []], going)
         for guest in guests:
             self.assert_on(guest, self.two)
 

@@ -5,47 +5,44 @@ Row 72 is about volumes, which are not there yet.
 
 from __future__ import annotations
 
-import uuid as uuids
-
 from compute.errors import Unknown
 from compute.model import states
 from compute.rpc.primitives import data
 from compute.steps import live_source
 from db.journal import rows
 from tests import fakes
-from tests.functional.control_support import wait_until
 from tests.functional.live_support import CONTEXT, Agent, LiveTest
 
 
 class RowTest(LiveTest):
-    def under_way(self, guest: str, phase: str = "precopy", seconds: float = 10) -> None:
-        """Wait until a migration has come so far."""
-        wait_until(lambda: (self.one.verbs.migration_progress(guest) or {}).get("phase") == phase,
-                   seconds)
-
     def dies(self, agent: Agent) -> None:
         """Its process ends without a word: what it says and does from now on has no effect."""
         agent.stop()
+
+    def queued(self, first: str, second: str) -> int:
+        """Move two guests where there is room for one at a time; returns the second's migration."""
+        self.one.world.conf.max_concurrent_live_migrations = 1
+        self.halted(first)  # it has the place before the other asks for it
+        moving = self.migrate(second)
+        self.wait(lambda: self.status(moving) == "queued")
+        return moving
 
     def status(self, moving: int) -> str:
         return self.conductor.migration_fields(moving)["status"]
 
     def test_row_61_the_migration_completes_while_the_source_agent_is_away(self):
         guest = self.boot()
-        self.hosts.fabric.set(samples=20)
-        moving = self.migrate(guest)
-        self.under_way(guest)
+        moving = self.halted(guest)
         self.dies(self.one)
-        wait_until(lambda: self.conductor.fields(guest)["host"] == "host2", 20)
+        self.hosts.fabric.set(hold=False)
+        self.wait(lambda: self.conductor.fields(guest)["host"] == "host2")
         self.one.start()
         self.assert_on(guest, self.two)
         self.assertEqual("completed", self.status(moving))
 
     def test_row_62_the_migration_fails_while_the_source_agent_is_away(self):
         guest = self.boot()
-        self.hosts.fabric.set(hold=True)
-        moving = self.migrate(guest)
-        wait_until(lambda: self.one.world.driver.state(guest).job == "out", 10)
+        moving = self.halted(guest, "setup")
         self.dies(self.one)
         self.one.world.driver.abort_job(guest)
         self.hosts.fabric.set(hold=False, fail_at="setup")
@@ -55,11 +52,7 @@ class RowTest(LiveTest):
 
     def test_row_63_a_restart_while_it_is_queued(self):
         first, second = self.boot(), self.boot()
-        self.one.world.conf.max_concurrent_live_migrations = 1
-        self.hosts.fabric.set(hold=True)
-        self.migrate(first)
-        moving = self.migrate(second)
-        wait_until(lambda: self.status(moving) == "queued", 10)
+        moving = self.queued(first, second)
         self.dies(self.one)
         self.hosts.fabric.set(hold=False)
         self.one.start()
@@ -69,16 +62,13 @@ class RowTest(LiveTest):
     def test_row_63_a_restart_in_post_copy(self):
         guest = self.boot()
         self.one.world.conf.libvirt.live_migration_permit_post_copy = True
-        self.hosts.fabric.set(converges=False, samples=5)
-        self.migrate(guest)
-        self.under_way(guest)
-        self.hosts.fabric.set(samples=60)
-        self.one.world.peers.cast({"request_id": "req-force"}, "host1",
-                                  "live_migration_force_complete",
-                                  instance=self.conductor.instance(None, guest))
+        self.hosts.fabric.set(converges=False)
+        self.halted(guest)
+        self.tell("live_migration_force_complete", guest)
         self.under_way(guest, "postcopy")
         self.dies(self.one)
         self.one.start()
+        self.hosts.fabric.set(hold=False)
         self.assert_on(guest, self.two)
 
     def test_row_64_a_stale_message(self):
@@ -98,9 +88,7 @@ class RowTest(LiveTest):
     def test_row_65_libvirtd_does_not_answer_the_monitor(self):
         """A timeout is not a failure: both ends are looked at, and the migration goes on."""
         guest = self.boot()
-        self.hosts.fabric.set(samples=30)
-        moving = self.migrate(guest)
-        self.under_way(guest)
+        moving = self.halted(guest)
         driver, left = self.one.world.driver, [3]
         look = driver.job
 
@@ -111,6 +99,8 @@ class RowTest(LiveTest):
             return look(uuid)
 
         driver.job = job
+        self.wait(lambda: not left[0])
+        self.hosts.fabric.set(hold=False)
         self.assert_on(guest, self.two)
         self.assertEqual("completed", self.status(moving))
 
@@ -145,14 +135,11 @@ class RowTest(LiveTest):
     def test_row_67_the_network_breaks_in_post_copy(self):
         guest = self.boot()
         self.one.world.conf.libvirt.live_migration_permit_post_copy = True
-        self.hosts.fabric.set(converges=False, samples=30)
-        self.migrate(guest)
-        self.under_way(guest)
-        self.one.world.peers.cast({"request_id": "req-force"}, "host1",
-                                  "live_migration_force_complete",
-                                  instance=self.conductor.instance(None, guest))
+        self.hosts.fabric.set(converges=False)
+        self.halted(guest)
+        self.tell("live_migration_force_complete", guest)
         self.under_way(guest, "postcopy")
-        self.hosts.fabric.set(cut=True)
+        self.hosts.fabric.set(cut=True, hold=False)
         self.under_way(guest, "postcopy-paused")
         self.assertEqual("host1", self.conductor.fields(guest)["host"])
         self.hosts.fabric.set(cut=False)
@@ -160,9 +147,7 @@ class RowTest(LiveTest):
 
     def test_row_68_the_destination_is_away_during_the_rollback(self):
         guest = self.boot()
-        self.hosts.fabric.set(hold=True)
-        self.migrate(guest)
-        wait_until(lambda: self.one.world.driver.state(guest).job == "out", 10)
+        self.halted(guest, "setup")
         self.dies(self.two)
         self.hosts.exchange.loses = lambda host, method: method.startswith("rollback")
         self.one.manager.abort(self.one.operations(guest, "live_out")[0].id, "a test")
@@ -175,12 +160,10 @@ class RowTest(LiveTest):
         """The guest's task does not wait for a host that never comes back."""
         guest = self.boot()
         self.patch(live_source, "SEEN_SECONDS", 1.0)
-        self.hosts.fabric.set(hold=True)
-        moving = self.migrate(guest)
-        wait_until(lambda: self.one.world.driver.state(guest).job == "out", 10)
+        moving = self.halted(guest, "setup")
         self.dies(self.two)
         self.hosts.fabric.set(hold=False, fail_at="setup")
-        self.one.at_rest(30)
+        self.one.at_rest()
         fields = self.conductor.fields(guest)
         self.assertEqual(("host1", None, "failed"), (
             fields["host"], fields["task_state"], self.status(moving)))
@@ -222,15 +205,10 @@ class RowTest(LiveTest):
     def test_row_73_paused_to_complete_it_and_then_it_fails(self):
         """Also over a restart in between, the guest runs again."""
         guest = self.boot()
-        self.hosts.fabric.set(converges=False, samples=3)
-        self.migrate(guest)
-        self.under_way(guest)
-        self.hosts.fabric.set(hold=True)
-        self.one.world.peers.cast({"request_id": "req-force"}, "host1",
-                                  "live_migration_force_complete",
-                                  instance=self.conductor.instance(None, guest))
-        wait_until(lambda: self.one.world.driver.state(guest).power_state
-                   == states.POWER_PAUSED, 10)
+        self.hosts.fabric.set(converges=False)
+        self.halted(guest)
+        self.tell("live_migration_force_complete", guest)
+        self.wait(lambda: self.one.world.driver.state(guest).power_state == states.POWER_PAUSED)
         self.dies(self.one)
         self.hosts.fabric.set(hold=False, fail_at="precopy")
         self.one.start()
@@ -240,9 +218,7 @@ class RowTest(LiveTest):
     def test_row_74_the_destination_restarts_between_pre_and_post(self):
         """What it claimed for the guest is in its journal, not in its memory."""
         guest = self.boot()
-        self.hosts.fabric.set(hold=True)
-        self.migrate(guest)
-        wait_until(lambda: self.one.world.driver.state(guest).job == "out", 10)
+        self.halted(guest, "setup")
         self.dies(self.two)
         self.two.start()
         held = {claim.kind for claim in self.two.world.journal.claims(guest=guest)}
@@ -259,15 +235,9 @@ class RowTest(LiveTest):
 
     def test_row_76_abort_while_queued(self):
         first, second = self.boot(), self.boot()
-        self.one.world.conf.max_concurrent_live_migrations = 1
-        self.hosts.fabric.set(hold=True)
-        self.migrate(first)
-        moving = self.migrate(second)
-        wait_until(lambda: self.status(moving) == "queued", 10)
-        self.one.world.peers.cast(
-            {"request_id": f"req-{uuids.uuid4()}"}, "host1", "live_migration_abort",
-            instance=self.conductor.instance(None, second), migration_id=moving)
-        wait_until(lambda: self.status(moving) == "cancelled", 5)
+        moving = self.queued(first, second)
+        self.tell("live_migration_abort", second, migration_id=moving)
+        self.wait(lambda: self.status(moving) == "cancelled")
         self.assertEqual([], self.two.world.journal.claims(guest=second))
         self.assertEqual([], self.two.operations(second))
         self.hosts.fabric.set(hold=False)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from compute.errors import Failed, Retryable, Unknown
 from compute.model import states
 from db.journal import rows
-from tests.functional.control_support import wait_until
 from tests.functional.resize_support import LARGE, LARGE_ROOM, ROOM, PartialFailureTest
+from tests.waiting import wait_until
 
 
 class ForwardTest(PartialFailureTest):
@@ -162,7 +162,7 @@ class ForwardTest(PartialFailureTest):
         [row] = [r for r in self.one.operations(guest) if r.verb == "resize_out"]
         self.one.world.journal.update(row.id, abort="an operator stopped it")
         self.again(self.one)
-        wait_until(lambda: self.one.world.journal.row(row.id).state == rows.NEEDS_OPERATOR, 20)
+        wait_until(lambda: self.one.world.journal.row(row.id).state == rows.NEEDS_OPERATOR)
         error = self.one.world.journal.row(row.id).error
         self.assertTrue(error["next"])
         self.assertTrue(self.one.world.driver.aside_disks(guest))
@@ -172,10 +172,11 @@ class EndsTest(PartialFailureTest):
     def test_55_what_cannot_be_cleared_on_the_source_is_tried_again(self):
         guest = self.boot()
         id = self.resized(guest)
-        self.fails(self.one, "delete_aside_disks", Failed("The directory is busy."), times=3)
+        self.fails(self.one, "delete_aside_disks", Failed("The directory is busy."), times=10**6)
         self.confirm(guest, id)
-        wait_until(lambda: self.one.operations(guest)[-1].attempts)
+        wait_until(lambda: self.one.operations(guest)[-1].attempts >= 2)
         self.assertEqual(states.RESIZED, self.conductor.fields(guest)["vm_state"])
+        self.one.world.driver.hook = lambda method, when: None
         self.until(guest, states.ACTIVE)
         self.assertEqual([], self.faults(guest))
         self.assertFalse(self.one.world.driver.aside_disks(guest))
@@ -315,7 +316,7 @@ class EndsTest(PartialFailureTest):
         self.two.world.inventory.conf.ram_allocation_ratio = 1.0
         self.two.world.inventory.facts(refresh=True)
         ids = [self.ask(first), self.ask(second)]
-        wait_until(lambda: {self.status(id) for id in ids} == {"finished", "error"}, 20)
+        wait_until(lambda: {self.status(id) for id in ids} == {"finished", "error"})
         self.assertLessEqual(self.two.world.inventory.used()["memory_mb"], 200)
 
     def test_a_tenant_deletes_while_it_waits_to_be_confirmed(self):
@@ -339,7 +340,7 @@ class EndsTest(PartialFailureTest):
         wait_until(lambda: self.conductor.fields(guest)["task_state"] == states.RESIZE_FINISH)
         prim = self.conductor.set(guest, task_state=states.DELETING)
         self.say(self.two, "terminate_instance", instance=prim, bdms=None)
-        wait_until(lambda: self.conductor.fields(guest)["deleted"], 30)
+        wait_until(lambda: self.conductor.fields(guest)["deleted"])
         for agent in (self.two, self.one):
             agent.at_rest()
             self.pass_of(agent)

@@ -21,7 +21,7 @@ from compute.recovery.reconcile import Reconciler
 from compute.steps.sleep import UNPLUGGED
 from tests import fakes
 from tests.crash.matrix import CONTEXT, GUEST, MEMORY, Case, child, first_life, next_life, run_now
-from tests.functional.control_support import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CARD = "<hostdev mode='subsystem' type='pci'/>"
 TASKS = {"pause": states.PAUSING, "unpause": states.UNPAUSING, "suspend": states.SUSPENDING,
@@ -58,7 +58,7 @@ class PartialFailureTest(testtools.TestCase):
         for name, value in options.items():
             setattr(self.world.conf, name, value)
         self.manager = Manager(self.world, workers=1)
-        self.addCleanup(self.manager.park, 5)
+        self.addCleanup(self.manager.park, PATIENCE)
         self.reconciler = Reconciler(self.manager, CONTEXT, lost_after=0)
 
     def asked(self, verb: str) -> dict:

@@ -6,8 +6,8 @@ import contextlib
 
 from compute.model import states
 from compute.recovery.reconcile import Reconciler
-from tests.functional.control_support import wait_until
 from tests.unit.test_recovery_reconcile import UUID, HostBoot
+from tests.waiting import wait_until
 
 
 class BootNotedTest(HostBoot):

@@ -16,18 +16,11 @@ class DeathInPostCopyTest(LiveTest):
         """A guest that is in post-copy, and stays there."""
         guest = self.boot()
         self.one.world.conf.libvirt.live_migration_permit_post_copy = True
-        self.hosts.fabric.set(converges=False, samples=5)
-        self.migrate(guest)
-        self.wait(lambda: self.phase(guest) == move.PRECOPY)
-        self.hosts.fabric.set(samples=100_000)
-        self.one.world.peers.cast({"request_id": "req-force"}, "host1",
-                                  "live_migration_force_complete",
-                                  instance=self.conductor.instance(None, guest))
-        self.wait(lambda: self.phase(guest) == move.POSTCOPY)
+        self.hosts.fabric.set(converges=False)
+        self.halted(guest)
+        self.tell("live_migration_force_complete", guest)
+        self.under_way(guest, move.POSTCOPY)
         return guest
-
-    def phase(self, guest: str) -> str | None:
-        return (self.hosts.fabric.move(guest) or {}).get("phase")
 
     def test_both_ends_are_off(self):
         guest = self.in_post_copy()

@@ -4,7 +4,7 @@ from compute.errors import Failed
 from compute.model import states
 from db.control import instances
 from tests.functional.agent_support import Once, SharedTest
-from tests.functional.control_support import wait_until
+from tests.waiting import wait_until
 
 
 class FaultTest(SharedTest):

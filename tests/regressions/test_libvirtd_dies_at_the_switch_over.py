@@ -5,7 +5,7 @@ source's let the guest go on, while it ran at the destination, whose agent had t
 
 from compute.migration import truth
 from compute.migration.truth import Act, End
-from compute.model import move, states
+from compute.model import states
 from tests.functional.live_support import LiveTest
 
 
@@ -13,13 +13,9 @@ class EndOfAMigrationTest(LiveTest):
     def ended_unseen(self) -> tuple[str, dict]:
         """A guest that arrived while the source's agent was away, and what its domain there was."""
         guest = self.boot()
-        self.hosts.fabric.set(hold=True)
-        self.migrate(guest)
-        driver = self.one.world.driver
-        self.wait(lambda: (self.hosts.fabric.move(guest) or {}).get("phase") == move.PRECOPY
-                  or driver.notch(guest, held=True))
+        self.halted(guest)
         self.one.stop()
-        before = driver._read(guest)
+        before = self.one.world.driver._read(guest)
         self.hosts.fabric.set(hold=False)
         self.wait(lambda: not self.two.operations(guest, "live_in")[0].active)
         return guest, {**before, "job": ""}

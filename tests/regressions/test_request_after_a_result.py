@@ -12,8 +12,8 @@ class AtOnceTest(SharedTest):
         uuid = self.cloud.boot("hasty")
         for _ in range(3):
             self.control.server_stop(uuid)
-            self.cloud.wait_for(uuid, states.STOPPED, 8)
+            self.cloud.wait_for(uuid, states.STOPPED)
             self.control.server_start(uuid)
-            self.cloud.wait_for(uuid, states.ACTIVE, 8)
+            self.cloud.wait_for(uuid, states.ACTIVE)
         self.assertNotIn("is busy", self.log.output)
         self.assert_clean()

@@ -5,9 +5,9 @@ import os
 
 from compute.errors import Failed
 from db.journal import rows
-from tests.functional.control_support import wait_until
 from tests.unit.engine_support import Verb
 from tests.unit.test_manager_accept import ManagerTest
+from tests.waiting import wait_until
 
 
 class WaitingTest(ManagerTest):
@@ -16,7 +16,7 @@ class WaitingTest(ManagerTest):
         manager = self.manager(Verb("act", [one]),
                                Verb("delete", [self.step("two")], preempts=True))
         first = self.accept(manager, admin_password="secret-word")
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         second = self.accept(manager, "delete", "req-2")
         one.during.go.set()
         self.ends(second, rows.DONE)
@@ -32,4 +32,4 @@ class WaitingTest(ManagerTest):
             first = manager.accept("act", f"guest-{number}", "req-1", {}, {})
             second = manager.accept("delete", f"guest-{number}", "req-2", {}, {})
             self.assertNotEqual(first.id, second.id)
-        wait_until(lambda: not self.journal.find(active=True), 20)
+        wait_until(lambda: not self.journal.find(active=True))

@@ -16,6 +16,7 @@ from compute.engine.step import Probe, Step
 from compute.manager import Manager
 from db.journal import OperationRow
 from tests import fakes
+from tests.waiting import PATIENCE
 
 GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
 
@@ -134,5 +135,5 @@ class EngineTest(testtools.TestCase):
     def manager(self, *operations: Operation, **kwargs: Any) -> Manager:
         """A manager of these operations; it is parked with the test."""
         made = Manager(self.world, 2, {o.verb: o for o in operations}, **kwargs)
-        self.addCleanup(made.park, 5)
+        self.addCleanup(made.park, PATIENCE)
         return made

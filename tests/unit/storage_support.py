@@ -18,6 +18,7 @@ from compute import concurrency
 from compute.conf import agent, disk
 from compute.errors import Refused
 from compute.model.guest import Flavor, Guest, Image
+from tests.waiting import PATIENCE
 from virt.storage import (
     aside,
     cache,
@@ -45,7 +46,7 @@ def nothing(*_args: Any) -> None:
 def qemu_img(*argv: str) -> str:
     """Run qemu-img without limits, as whoever makes an image does."""
     return subprocess.run(
-        ["qemu-img", *argv], check=True, capture_output=True, text=True, timeout=60
+        ["qemu-img", *argv], check=True, capture_output=True, text=True, timeout=PATIENCE
     ).stdout
 
 
@@ -170,7 +171,7 @@ def qemu_io(path: str, command: str, format: str = "qcow2") -> str:
     """Read or write a disk as a guest would."""
     return subprocess.run(
         ["qemu-io", "-f", format, "-c", command, path],
-        check=True, capture_output=True, text=True, timeout=60,
+        check=True, capture_output=True, text=True, timeout=PATIENCE,
     ).stdout
 
 

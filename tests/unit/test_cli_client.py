@@ -14,6 +14,7 @@ from compute.conf import agent as agent_conf
 from compute.operator.socket import ControlSocket
 from control.cli import client
 from control.cli.client import Client, socket_path
+from tests.waiting import PATIENCE
 
 
 class SocketPathTest(testtools.TestCase):
@@ -68,7 +69,7 @@ class ClientTest(testtools.TestCase):
         super().setUp()
         directory = self.useFixture(fixtures.TempDir(tempfile.gettempdir())).path
         self.path = os.path.join(directory, "s")
-        self.client = Client(self.path, timeout=5)
+        self.client = Client(self.path, timeout=PATIENCE)
         self.addCleanup(self.client.close)
 
     def answering(self, *answers: bytes) -> None:
@@ -115,7 +116,7 @@ class ClientTest(testtools.TestCase):
     def test_no_answer_in_time_is_unknown(self):
         gate = threading.Event()
         self.addCleanup(gate.set)
-        self.serve({"wait": lambda: gate.wait(5)})
+        self.serve({"wait": lambda: gate.wait(PATIENCE)})
         self.client.timeout = 0.1
         error = self.assertRaises(errors.Unknown, self.client.call, "wait")
         self.assertIn("no answer within", error.what)

@@ -11,6 +11,7 @@ from compute import concurrency
 from compute.errors import Aborted, Failed, Refused, Retryable
 from compute.services import images
 from tests.unit.storage_support import in_child, kill_self, nothing
+from tests.waiting import PATIENCE
 from virt.storage import files
 
 DATA = os.urandom(3 * 1024 * 1024 + 17)
@@ -123,10 +124,10 @@ class CreateTest(ImagesTest):
     def test_full_disk(self):
         os.mkdir(self.path)
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", self.path],
-                              capture_output=True, text=True, timeout=30)
+                              capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode:
             self.skipTest(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", self.path], check=True, timeout=30)
+        self.addCleanup(subprocess.run, ["umount", "-l", self.path], check=True, timeout=PATIENCE)
         self.assertFails(Retryable, "disk_full", self.create)
         self.assertEqual([], self.names())
 

@@ -15,6 +15,7 @@ import testtools
 from compute.errors import Refused
 from db.engine import current, migrate, newest, open_engine
 from db.journal import Journal, rows
+from tests.waiting import PATIENCE
 
 GUEST, OTHER = "aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002"
 
@@ -269,7 +270,7 @@ class FileTest(JournalTest):
             [sys.executable, "-c", CHILD, self.path, name, str(count)], stdout=subprocess.PIPE,
             cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
         ) for name in ("a", "b")]
-        answers = [json.loads(child.communicate(timeout=60)[0]) for child in children]
+        answers = [json.loads(child.communicate(timeout=PATIENCE)[0]) for child in children]
         self.assertEqual([0, 0], [child.returncode for child in children])
         for pair in zip(*answers, strict=True):
             self.assertEqual(1, list(pair).count("busy"), pair)

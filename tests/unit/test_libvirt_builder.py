@@ -10,6 +10,7 @@ from compute.errors import Failed
 from compute.model.guest import Disk
 from tests.golden.cases import CONFIG, EPHEMERAL, GUEST, NIC, RAW, ROOT, SWAP, guest
 from tests.golden.test_domains import build
+from tests.waiting import PATIENCE
 from virt.libvirt import metadata
 from virt.xml.metadata import OURS, Ownership
 
@@ -107,7 +108,7 @@ class TestImports(testtools.TestCase):
             "if found else 0)"
         )
         done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
-                              text=True, timeout=60)  # fmt: skip
+                              text=True, timeout=PATIENCE)  # fmt: skip
         self.assertEqual("", done.stderr)
 
     def test_naming_the_package_loads_nothing(self):

@@ -1,6 +1,5 @@
 """Domains over libvirt's in-process test driver: many of them, quickly."""
 
-import time
 import uuid
 
 import fixtures
@@ -9,6 +8,7 @@ import testtools
 
 from compute import errors
 from compute.model import states
+from tests.waiting import wait_until
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection, start_event_loop
 from virt.libvirt.domains import Domains
@@ -39,10 +39,7 @@ class TestDriverCase(testtools.TestCase):
         self.events.append((number, what))
 
     def wait_for(self, event):
-        deadline = time.monotonic() + 5
-        while event not in self.events and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self.assertIn(event, self.events)
+        wait_until(lambda: event in self.events, lambda: self.events)
 
     def handle(self):
         return self.connection.ask("own", lambda handle: handle)
@@ -161,10 +158,7 @@ class TestConnection(TestDriverCase):
 
     def test_a_lost_connection_is_opened_again(self):
         self.connection._session._on_close(None, libvirt.VIR_CONNECT_CLOSE_REASON_EOF, None)
-        deadline = time.monotonic() + 5
-        while self.connection.epoch < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self.assertEqual(2, self.connection.epoch)
+        wait_until(lambda: self.connection.epoch == 2)
         number = self.add()
         self.wait_for((number, "defined"))
 

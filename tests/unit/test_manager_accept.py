@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 from sqlalchemy.exc import OperationalError
 
+from compute.engine import runner
 from compute.engine.clock import SystemClock
 from compute.errors import Failed, NeedsOperator, Refused, Retryable, Unknown
 from compute.manager import split_secrets
 from db.journal import rows
-from tests.functional.control_support import wait_until
 from tests.unit.engine_support import GUEST, EngineTest, Verb
+from tests.waiting import PATIENCE, wait_until
 
 CONTEXT = {"request_id": "req", "auth_token": "token-word", "service_catalog": [1],
            "user_id": "u"}
+
+
+NEVER = 100_000.0  # seconds
 
 
 class Hold:
@@ -84,7 +87,7 @@ class AcceptTest(ManagerTest):
         one = self.held()
         manager = self.manager(Verb("act", [one]), Verb("other", [self.step("two")]))
         row = self.accept(manager)
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         error = self.assertRaises(Refused, self.accept, manager, "other", "req-2",
                                   admin_password="secret-word")
         self.assertEqual("busy", error.code)
@@ -129,7 +132,7 @@ class SecretTest(ManagerTest):
         manager = self.manager(Verb("act", [one]))
         row = self.accept(manager, admin_password="secret-word",
                           injected_files=[["/etc/motd", "c2VjcmV0LWZpbGU="]])
-        inner.reached.wait(10)
+        wait_until(inner.reached.is_set)
         self.assertEqual({"admin_pass": "secret-word",
                           "files": [["/etc/motd", "c2VjcmV0LWZpbGU="]]}, seen["guest"])
         self.assertEqual("token-word", seen["token"])
@@ -172,7 +175,7 @@ class AbortTest(ManagerTest):
         one = self.held()
         manager = self.manager(Verb("act", [one, self.step("two")]))
         row = self.accept(manager)
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         manager.abort(row.id, "an operator stopped it")
         one.during.go.set()
         row = self.ends(row, rows.UNDONE)
@@ -180,21 +183,22 @@ class AbortTest(ManagerTest):
         self.assertEqual(["do one", "undo one"], self.said)
 
     def test_while_it_waits_for_another_attempt(self):
+        self.patch(runner, "FIRST_DELAY", NEVER)
+        self.patch(runner, "LONGEST_DELAY", NEVER)
         one = self.step("one", do=[Unknown("Who knows.")])
         manager = self.manager(Verb("act", [one]))
         row = self.accept(manager)
-        wait_until(lambda: self.said.count("do one") >= 4)
-        began = time.monotonic()
+        wait_until(lambda: self.journal.get(row.id).attempts)
         manager.abort(row.id, "an operator stopped it")
         self.ends(row, rows.UNDONE)
-        self.assertLess(time.monotonic() - began, 1)
+        self.assertEqual(1, self.said.count("do one"))
 
     def test_before_it_was_begun(self):
         one = self.held()
         manager = self.manager(Verb("act", [one, self.step("never")]),
                                Verb("delete", [self.step("two")], preempts=True))
         first = self.accept(manager)
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         second = self.accept(manager, "delete", "req-2")
         manager.abort(second.id, "an operator stopped it")
         one.during.go.set()
@@ -214,7 +218,7 @@ class AbortTest(ManagerTest):
         one = self.held()
         manager = self.manager(Verb("act", [one, self.step("two")], final="one"))
         row = self.accept(manager)
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         error = self.refused("too_late", manager, row.id)
         self.assertIn("past its point of no return (one)", error.what)
         one.during.go.set()
@@ -227,7 +231,7 @@ class AbortTest(ManagerTest):
         one.undo = lambda run, data: undoing(run)
         manager = self.manager(Verb("act", [one, two]))
         row = self.accept(manager)
-        undoing.reached.wait(10)
+        wait_until(undoing.reached.is_set)
         manager.abort(row.id, "an operator stopped it")
         undoing.go.set()
         self.ends(row, rows.UNDONE)
@@ -244,7 +248,7 @@ class QueueTest(ManagerTest):
         manager = self.manager(Verb("act", [one, self.step("never")]),
                                Verb("delete", [self.step("two")], preempts=True))
         first = self.accept(manager)
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         second = self.accept(manager, "delete", "req-2")
         one.during.go.set()
         self.ends(first, rows.UNDONE)
@@ -256,7 +260,7 @@ class QueueTest(ManagerTest):
         manager = self.manager(Verb("act", [self.step("one"), record], final="record"),
                                Verb("next", [self.step("two")]))
         first = self.accept(manager)
-        record.during.reached.wait(10)
+        wait_until(record.during.reached.is_set)
         second = self.accept(manager, "next", "req-2")
         self.assertEqual(first.id, second.waits_for)
         record.during.go.set()
@@ -270,19 +274,19 @@ class ParkTest(ManagerTest):
         one = self.held()
         manager = self.manager(Verb("act", [one, self.step("two")]))
         row = self.accept(manager)
-        one.during.reached.wait(10)
+        wait_until(one.during.reached.is_set)
         self.assertFalse(manager.park(0.1))
         one.during.go.set()
-        self.assertTrue(manager.park(5))
+        self.assertTrue(manager.park(PATIENCE))
         row = self.journal.get(row.id)
         self.assertEqual((rows.RUNNING, True, ["do one"]), (row.state, row.active, self.said))
 
     def test_what_is_accepted_afterwards_waits_in_the_journal(self):
         manager = self.manager(Verb("act", [self.step("one")]))
-        self.assertTrue(manager.park(1))
+        self.assertTrue(manager.park(PATIENCE))
         row = self.accept(manager)
-        time.sleep(0.05)
-        self.assertEqual((rows.ACCEPTED, []), (self.journal.get(row.id).state, self.said))
+        self.assertEqual((rows.ACCEPTED, [], []), (
+            self.journal.get(row.id).state, self.said, manager.running()))
         again = self.manager(Verb("act", [self.step("one")]))
         again.start(row)
         self.ends(row, rows.DONE)
@@ -307,6 +311,9 @@ class ParkTest(ManagerTest):
         wait_until(lambda: "What follows the end" in self.log.output)
 
     def test_wake_ends_a_pause(self):
+        """Without it none of the pauses would end."""
+        self.patch(runner, "FIRST_DELAY", NEVER)
+        self.patch(runner, "LONGEST_DELAY", NEVER)
         one = self.step("one", do=[Unknown("Who knows.")] * 7 + [None])
         manager = self.manager(Verb("act", [one]))
         row = self.accept(manager)
@@ -316,6 +323,4 @@ class ParkTest(ManagerTest):
             manager.wake_all()
             return not self.journal.get(row.id).active
 
-        began = time.monotonic()
         wait_until(ended)
-        self.assertLess(time.monotonic() - began, 8, "the pauses add up to more than 12 seconds")

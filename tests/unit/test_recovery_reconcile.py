@@ -17,7 +17,7 @@ from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
 from tests.crash.matrix import CONTEXT, run_now
-from tests.functional.control_support import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 UUID = "aaaaaaaa-0000-4000-8000-000000000001"
 
@@ -31,7 +31,7 @@ class ReconcileTest(testtools.TestCase):
         self.world = fakes.world(self.root, hook=self._hook, fail=self._fail)
         self.addCleanup(self.world.journal.engine.dispose)
         self.manager = Manager(self.world, workers=2)
-        self.addCleanup(self.manager.park, 5)
+        self.addCleanup(self.manager.park, PATIENCE)
         self.reconciler = Reconciler(self.manager, {"request_id": None}, lost_after=0)
         self.journal, self.conductor = self.world.journal, self.world.conductor
 

@@ -17,7 +17,7 @@ from compute.rpc.serializer import Context, ContextSerializer, admin_context
 from compute.rpc.server import SET_A_TASK, ComputeEndpoint, Handlers
 from db.journal import rows
 from tests import fakes
-from tests.functional.control_support import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 # What this version carries out; everything else of 6.5 is answered as not implemented.
 CARRIED_OUT = {
@@ -180,7 +180,7 @@ class TableTest(testtools.TestCase):
         self.world = fakes.world(self.useFixture(fixtures.TempDir()).path)
         self.addCleanup(self.world.journal.engine.dispose)
         self.manager = Manager(self.world, workers=2)
-        self.addCleanup(self.manager.park, 5)
+        self.addCleanup(self.manager.park, PATIENCE)
         self.endpoint = ComputeEndpoint(Handlers(self.manager))
 
     def call(self, method: str, **args):

@@ -12,6 +12,7 @@ from tests.unit.storage_support import (
     nothing,
     qemu_img,
 )
+from tests.waiting import PATIENCE
 from virt.storage import cache, files, locks
 
 DAY = 86400
@@ -206,10 +207,10 @@ class FullDiskTest(CacheTest):
         super().setUp()
         os.mkdir(self.path)
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", self.path],
-                              capture_output=True, text=True, timeout=30)
+                              capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode:
             self.skipTest(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", self.path], check=True, timeout=30)
+        self.addCleanup(subprocess.run, ["umount", "-l", self.path], check=True, timeout=PATIENCE)
 
     def large(self):
         with open(self.raw(), "wb") as file:

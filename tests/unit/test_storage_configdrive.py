@@ -10,6 +10,7 @@ import fixtures
 from compute.errors import Failed
 from compute.model.guest import Address, Image, KeyPair, Nic
 from tests.unit.storage_support import StorageTest, make_guest
+from tests.waiting import PATIENCE
 from virt.storage import configdrive
 
 V4 = Address("10.0.0.5", "10.0.0.0/24", gateway="10.0.0.1", dns=("9.9.9.9",), dhcp=False,
@@ -25,12 +26,12 @@ class ConfigDriveTest(StorageTest):
         self.drive = os.path.join(self.dir, "disk.config")
         guest = make_guest(**fields)
         configdrive.make(self.drive, guest, secrets or {}, tool="genisoimage", domain=domain,
-                         timeout=30)
+                         timeout=PATIENCE)
         return guest
 
     def isoinfo(self, *options):
         return subprocess.run(["isoinfo", "-i", self.drive, *options], check=True,
-                              capture_output=True, timeout=30).stdout
+                              capture_output=True, timeout=PATIENCE).stdout
 
     def read(self, path, names="-J"):
         return self.isoinfo(names, "-x", "/" + path)

@@ -7,6 +7,7 @@ import testtools
 
 from compute.errors import Failed, Retryable
 from tests.unit.storage_support import in_child, kill_self
+from tests.waiting import PATIENCE
 from virt.storage import locks
 
 
@@ -31,7 +32,7 @@ class LockTest(testtools.TestCase):
             error = self.assertRaises(Retryable, locks.locked(self.path, 0.2).__enter__)
         self.assertEqual("busy", error.code)
         self.assertIn(self.path, error.next)
-        self.assertTrue(0.1 < time.monotonic() - begin < 5)
+        self.assertGreater(time.monotonic() - begin, 0.1)
 
     def test_waiting_can_be_cancelled(self):
         def stop():
@@ -71,7 +72,7 @@ class LockTest(testtools.TestCase):
         inside, most, turns = [], [], []
 
         def work(number):
-            with locks.locked(self.path, 30):
+            with locks.locked(self.path, PATIENCE):
                 inside.append(number)
                 most.append(len(inside))
                 time.sleep(0.01)
