@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+FIRST_LOOK, LAST_LOOK = 0.05, 1.0  # seconds between two looks at what is waited for, growing
+
 
 class Clock(Protocol):
     """Seconds since the epoch, and waiting."""
@@ -30,13 +32,13 @@ class SystemClock:
             wake.wait(seconds)
 
 
-def poll(clock: Clock, check: Callable[[], bool], deadline: float, *, first: float = 0.05,
-         most: float = 1.0, wake: threading.Event | None = None) -> bool:
+def poll(clock: Clock, check: Callable[[], bool], deadline: float, *,
+         wake: threading.Event | None = None) -> bool:
     """Ask ``check`` again and again until it is true or ``deadline`` (epoch seconds) has passed.
 
-    Intervals double from ``first`` up to ``most`` seconds; ``wake`` ends an interval early.
+    Intervals double from FIRST_LOOK up to LAST_LOOK; ``wake`` ends an interval early.
     """
-    interval = first
+    interval = FIRST_LOOK
     while not check():
         left = deadline - clock.now()
         if left <= 0:
@@ -44,5 +46,5 @@ def poll(clock: Clock, check: Callable[[], bool], deadline: float, *, first: flo
         clock.wait(min(interval, left), wake)
         if wake is not None:
             wake.clear()
-        interval = min(interval * 2, most)
+        interval = min(interval * 2, LAST_LOOK)
     return True

@@ -19,6 +19,7 @@ GAP = 60.0  # seconds: more between two samples is a clock that jumped, or an ag
 SHRINKING = 0.8  # of the lowest border before: a pass that leaves more does not help
 RECENT = 8  # samples that bandwidth is taken from
 RISE = 1 << 20  # bytes that a peak is higher than what was before it, where passes have no number
+TICK = 0.001  # seconds: the hypervisor counts no finer, and a rate over less says nothing
 STILL = 30.0  # seconds without progress after which disks count as stuck
 STILL_SHARE = 0.95
 
@@ -62,7 +63,7 @@ def bandwidth(samples: Sequence[JobSample]) -> int:
     first, last = recent[0], recent[-1]
     done = last.memory_processed + last.disk_processed \
         - first.memory_processed - first.disk_processed
-    return int(done / seconds) if seconds > 0 and done > 0 else 0
+    return int(done / seconds) if seconds >= TICK and done > 0 else 0
 
 
 def borders(samples: Sequence[JobSample]) -> list[Border]:

@@ -33,7 +33,7 @@ from control.objects.instances import load
 from control.servers import SENT_ALL, C
 from db.control import instances
 from tests.functional.control_support import FAR, start_control
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import PATIENCE, Haste, wait_until
 from virt.fake import FakeDriver
 
 HOST = "host1"
@@ -173,6 +173,7 @@ class Cloud(fixtures.Fixture):
     def _setUp(self) -> None:
         # The threads of RPC servers look once in this many seconds whether they shall end.
         self.useFixture(fixtures.MonkeyPatch("futurist._thread.ThreadWorker.MAX_IDLE_FOR", 0.05))
+        self.useFixture(Haste())
         for when in () if self.passes else ("FIRST_PASS", "SOON"):
             self.useFixture(fixtures.MonkeyPatch(f"compute.agent.{when}", FAR))
         self.root = self.useFixture(fixtures.TempDir()).path

@@ -20,7 +20,7 @@ from compute.recovery.reconcile import Reconciler
 from compute.rpc.primitives import data, make
 from db.journal import OperationRow
 from tests import fakes
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import PATIENCE, Haste, wait_until
 
 CONTEXT = {"request_id": "req-1", "is_admin": True, "roles": ["admin"], "user_id": "u",
            "project_id": "p"}
@@ -76,6 +76,7 @@ class Hosts(fixtures.Fixture):
         self.names, self.shared = names or ("host1", "host2"), shared
 
     def _setUp(self) -> None:
+        self.useFixture(Haste())
         self.root = self.useFixture(fixtures.TempDir()).path
         self.exchange = fakes.Exchange()
         self.agents = {name: Agent(self, name) for name in self.names}
@@ -168,7 +169,7 @@ class LiveTest(testtools.TestCase):
         moving = self.migrate(uuid, **kwargs)
         driver = self.one.world.driver
         self.wait(lambda: self.job(uuid) == "out")
-        self.wait(lambda: self.hosts.fabric.move(uuid)["phase"] == phase
+        self.wait(lambda: (self.hosts.fabric.move(uuid) or {}).get("phase") == phase
                   or driver.notch(uuid, held=True))
         self.under_way(uuid, phase)
         return moving

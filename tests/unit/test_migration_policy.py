@@ -258,7 +258,7 @@ SAW_TEETH = st.builds(
 class PropertiesTest(testtools.TestCase):
     """Whatever comes: also samples that no hypervisor would give."""
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.one_of(ROWS, SAW_TEETH), LIMITS, ASKED)
     def test_they_hold(self, samples, limits, asked):
         state = State(downtime_ms=min(100, limits.budget_ms))
@@ -302,12 +302,12 @@ class PropertiesTest(testtools.TestCase):
             self.assertTrue("force" in words or timed and not limits.promised)
             self.assertFalse(limits.guest_paused)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(SAW_TEETH, LIMITS)
     def test_the_same_samples_give_the_same_answer(self, samples, limits):
         self.assertEqual(decide(samples, limits, BEGUN), decide(tuple(samples), limits, BEGUN))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(SAW_TEETH, LIMITS, st.floats(-1e8, 1e8))
     def test_where_a_clock_begins_does_not_matter(self, samples, limits, shift):
         moved = [replace(one, time=round(one.time + shift, 3)) for one in samples]

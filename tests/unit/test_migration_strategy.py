@@ -193,7 +193,7 @@ class EstimateTest(testtools.TestCase):
             self.assertEqual(800 * gib, completion_seconds(800, memory, disks))
         self.assertEqual(0, completion_seconds(0, 4096))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.sampled_from(["precopy", "auto-converge", "multifd", "postcopy"]),
            st.integers(1, 1 << 42), st.integers(0, 1 << 36), st.one_of(
                st.none(), st.integers(0, 1 << 36)), st.integers(0, 1 << 42),

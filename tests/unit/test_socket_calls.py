@@ -101,7 +101,7 @@ class BindTest(testtools.TestCase):
         loose = {"l": lambda **rest: rest}
         self.assertEqual({"x": 1}, bind(loose, "l", {"x": 1})())
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.dictionaries(st.sampled_from(["name", "ram", "networks", "hard", "?"]), JSON) | JSON)
     def test_odd_arguments_are_refused_or_fit(self, args):
         try:
@@ -151,12 +151,12 @@ class ParseTest(testtools.TestCase):
             error = self.assertRaises(Refused, parse_json, data, "It")
             self.assertEqual("bad_json", error.code)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.dictionaries(st.text(), JSON))
     def test_what_json_can_say_is_understood(self, value):
         self.assertEqual(value, parse_json(json.dumps(value).encode(), "It"))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.binary(max_size=60))
     def test_any_bytes_are_refused_or_an_object(self, data):
         try:
@@ -218,7 +218,7 @@ class BodyTest(testtools.TestCase):
                 message[key] = value
             self.assertRaises(Refused, Body.of, io.BytesIO(b"abc"), message)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.binary(max_size=80), st.integers(1, 20))
     def test_odd_chunks_end_or_are_refused(self, data, size):
         body = chunked(data)
@@ -229,7 +229,7 @@ class BodyTest(testtools.TestCase):
             return
         self.assertIn(b"0", data)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.binary(min_size=1, max_size=20)), st.integers(1, 7))
     def test_chunks_come_out_as_they_went_in(self, pieces, size):
         wire = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)

@@ -12,7 +12,7 @@ import time
 
 import fixtures
 import testtools
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute import errors
@@ -257,9 +257,7 @@ class MisbehaviourTest(Base):
             client.close()
         self.assert_alive()
 
-    @settings(
-        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
-    )
+    @settings(max_examples=60)
     @given(
         st.binary(max_size=200)
         | st.builds(
