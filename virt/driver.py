@@ -212,11 +212,15 @@ class Driver(Protocol):
         ``vcpus``, ``machine``, ``cpu`` (the guest's own CPU as XML), ``emulator_version``,
         ``libvirt_version``, ``host_uuid``, ``tls`` (certificates are here), ``storage`` (an id of
         the file system that holds the disks), ``immovable`` (device names), ``time`` (seconds
-        since 1970), ``nics`` ([mac])."""
+        since 1970), ``nics`` ([mac]), ``console`` (the end of its console log, packed)."""
 
     def check_outgoing(self, uuid: str, incoming: Mapping[str, Any]) -> tuple[Check, ...]:
         """What can be found out on the source about moving a guest, given what
         :meth:`prepare_incoming` or :meth:`incoming_facts` said. Changes nothing."""
+
+    def outgoing_console(self, uuid: str) -> str:
+        """The end of a guest's console log, packed as :meth:`outgoing`'s ``console``; also when
+        its domain has left. Raises Failed."""
 
     def migrate(self, uuid: str, plan: MovePlan) -> None:
         """Begin a peer-to-peer live migration and return; the hypervisor goes on with it even if
@@ -265,6 +269,14 @@ class Driver(Protocol):
     def arrived(self, guest: Guest) -> tuple[Disk, ...]:
         """After the guest runs here: write ``disks.json`` down, make sure that the definition is
         persistent, let it announce itself on its networks. Idempotent."""
+
+    def keep_console(self, uuid: str, packed: str) -> None:
+        """Let the console log begin with this, which :meth:`outgoing_console` told on the host
+        that the guest came from; it replaces what came along with it. Idempotent, and nothing of
+        what the guest writes here is touched.
+
+        :raises Refused: code ``guest_not_found``: its disks are not here (any more).
+        """
 
     # -- networks of this host --------------------------------------------------------------
     def plug(self, guest: Guest, nic: Nic) -> None:

@@ -108,10 +108,7 @@ class FakeDriver(FakeMoves, FakeSize):
 
     @hooked
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
-        try:
-            return (self._dir(uuid) / "console.log").read_bytes()[-max_bytes:]
-        except FileNotFoundError:
-            return b""
+        return self._console(uuid).encode()[-max_bytes:]
 
     # -- images and disks ---------------------------------------------------------------------
     @hooked
@@ -222,9 +219,7 @@ class FakeDriver(FakeMoves, FakeSize):
         if found["power_state"] in ON:
             return
         self._boot(uuid, found)
-        if self._dir(uuid).is_dir():
-            with open(self._dir(uuid) / "console.log", "ab") as log:
-                log.write(b"UP\n")
+        self._say(uuid, "UP")
 
     def _boot(self, uuid: str, found: dict) -> None:
         """Begin anew, or go on from the saved memory."""

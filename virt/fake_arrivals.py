@@ -8,10 +8,18 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from compute.errors import Failed
+from compute.errors import Failed, Refused
 from compute.model.guest import CachedImage, Disk, Guest
 from compute.model.move import Check
-from virt.fake_state import URI, FakeState, content_of, hooked, replace
+from virt.fake_state import (
+    CONSOLE,
+    CONSOLE_BEFORE,
+    URI,
+    FakeState,
+    content_of,
+    hooked,
+    replace,
+)
 
 TARGETS = {"root": "vda", "ephemeral": "vdb", "swap": "vdc", "config": "sda"}
 
@@ -44,7 +52,11 @@ class FakeArrivals(FakeState):
         more = {name: list(found.get(key, ())) for name, key in (
             ("immovable", "devices"), ("nics", "nics"))}
         return {**self._facts(), "disks": disks, **found.get("size", {}), "machine": "fake-1.0",
-                "cpu": "<cpu/>", **more}
+                "cpu": "<cpu/>", "console": self._console(uuid), **more}
+
+    @hooked
+    def outgoing_console(self, uuid: str) -> str:
+        return self._console(uuid)
 
     def _backing(self, disk: Disk) -> str | None:
         base = (content_of(pathlib.Path(disk.path)) or {}).get("base")
@@ -94,10 +106,18 @@ class FakeArrivals(FakeState):
                 if not path.exists():
                     replace(path, json.dumps({"base": base.path if base else "", "count": 0,
                                               "size": disk["size"]}).encode())
-            (directory / "console.log").touch()
+            (directory / CONSOLE).touch()
+            if not (directory / CONSOLE_BEFORE).exists():
+                replace(directory / CONSOLE_BEFORE, outgoing.get("console", "").encode())
         return {**self._incoming(), "shared": shared, "incremental": base is not None,
                 "copy_disks": [] if shared else [d["target"] for d in outgoing["disks"]],
                 "rewrite": {"directory": str(directory)}}
+
+    @hooked
+    def keep_console(self, uuid: str, packed: str) -> None:
+        if not (self._dir(uuid) / "disks.json").exists():
+            raise Refused(f"Guest {uuid} has no disks here.", code="guest_not_found")
+        replace(self._dir(uuid) / CONSOLE_BEFORE, packed.encode())
 
     @hooked
     def arrived(self, guest: Guest) -> tuple[Disk, ...]:

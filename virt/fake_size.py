@@ -12,7 +12,7 @@ from compute.model import states
 from compute.model.guest import CachedImage, Disk, Flavor, Guest
 from virt.driver import Cancel, Progress
 from virt.fake_moves import ON
-from virt.fake_state import URI, FakeState, hooked, replace
+from virt.fake_state import CONSOLE, CONSOLE_BEFORE, URI, FakeState, hooked, replace
 
 
 class FakeSize(FakeState):
@@ -172,9 +172,16 @@ class FakeSize(FakeState):
             name = pathlib.Path(disk.path).name
             replace(directory / name, (aside / name).read_bytes())
             progress(number + 1, len(listed))
+        self._copy_console(aside, directory)
         made = [changed(d, path=str(directory / pathlib.Path(d.path).name)) for d in listed]
         self._list(guest.uuid, made)
         return tuple(made)
+
+    @staticmethod
+    def _copy_console(source: pathlib.Path, directory: pathlib.Path) -> None:
+        for name in (CONSOLE, CONSOLE_BEFORE):
+            if (source / name).exists():
+                replace(directory / name, (source / name).read_bytes())
 
     def _reachable_aside(self, uuid: str, source: str | None) -> pathlib.Path:
         """The directory to copy from. Raises Retryable when its host does not answer."""

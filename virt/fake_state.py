@@ -2,8 +2,8 @@
 
 Everything outlives the process. A :class:`Fabric` is what several fake hosts share: who they are,
 the migrations between them, what is made to go wrong, and how far each guest has come. A guest that
-runs writes a growing number to its memory and to its root disk, so that a copy of either that is
-too old is found out.
+runs writes a growing number to its memory, its root disk and its console, so that a copy of either
+that is too old is found out, and so is a log with something missing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from compute.model.guest import Disk, GuestState
 
 Hook = Callable[[str, str], None]
 URI = "fake://"
+CONSOLE, CONSOLE_BEFORE = "console.log", "console.log.before"
 # libvirt's words for why a domain is as it is, by what happened to it.
 REASONS = {"started": "booted", "resumed": "unpaused", "paused": "user", "stopped": "destroyed"}
 # What is made to go wrong, and how migrations behave; see Fabric.set.
@@ -197,8 +198,9 @@ class FakeState:
 
     # Methods that look at files only, and work while the hypervisor is down.
     FILES = frozenset({
-        "disks", "guest_dirs", "console_log", "cached_image", "fetch_image", "check_image",
-        "create_disks", "delete_disks", "quarantine_disks", "sweep", "check_resize",
+        "disks", "guest_dirs", "console_log", "outgoing_console", "keep_console",
+        "cached_image", "fetch_image", "check_image", "create_disks", "delete_disks",
+        "quarantine_disks", "sweep", "check_resize",
         "set_aside_disks", "bring_back_disks", "aside_disks", "delete_aside_disks", "copy_disks",
         "grow_disks", "host_uptime"})
 
@@ -290,14 +292,26 @@ class FakeState:
 
     # -- what a guest does --------------------------------------------------------------------
     def work(self, uuid: str) -> None:
-        """A running guest writes the next number to its memory and to its root disk."""
+        """A running guest writes the next number to its memory, its root disk and its console."""
         found = self._read(uuid)
         if found is None or found["power_state"] != states.RUNNING:
             return
         count = found.get("count", 0) + 1
         self._write(uuid, {**found, "count": count})
         self._write_disk(self._dir(uuid) / "disk", count)
+        self._say(uuid, str(count))
         self.fabric.set_written(uuid, count)
+
+    def _say(self, uuid: str, line: str) -> None:
+        """A guest writes a line to its console."""
+        if self._dir(uuid).is_dir():
+            with open(self._dir(uuid) / CONSOLE, "a") as log:
+                log.write(f"{line}\n")
+
+    def _console(self, uuid: str) -> str:
+        """What it wrote, on its hosts before and on this one."""
+        files = (self._dir(uuid) / CONSOLE_BEFORE, self._dir(uuid) / CONSOLE)
+        return "".join(path.read_text() for path in files if path.exists())
 
     def _write_disk(self, path: pathlib.Path, count: int) -> None:
         content = content_of(path)

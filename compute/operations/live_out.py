@@ -12,7 +12,14 @@ from compute.errors import MagnetarError
 from compute.model import states, wire
 from compute.steps.admission import Admission
 from compute.steps.claim import Release
-from compute.steps.live_ends import DisksLeft, DomainLeft, MigrationEnd, PortsLeft, Switched
+from compute.steps.live_ends import (
+    ConsoleLeft,
+    DisksLeft,
+    DomainLeft,
+    MigrationEnd,
+    PortsLeft,
+    Switched,
+)
 from compute.steps.live_source import Destination, Queue, Strategy, Transfer
 from compute.steps.record import Event, Fault, Finish, Restore
 
@@ -33,6 +40,7 @@ class LiveOut(Operation):
         Transfer(),       # it goes over
         Switched(),       # the other host makes it its own
         DomainLeft(),     # no definition stays here
+        ConsoleLeft(),    # what it wrote to its console until it left goes after it
         PortsLeft(),      # no tap and no address stay here
         DisksLeft(),      # no copy stays here
         Release(),        # claims

@@ -49,6 +49,20 @@ class MoveVerbs:
                 "incoming": dict(self._world.driver.incoming_facts()),
                 "shared": checks.shares(self._world, outgoing)}
 
+    def peer_console(self, guest: str, generation: int, console: str) -> None:
+        """What a guest wrote to its console until it came here, packed; it replaces what came
+        along with it.
+
+        :param generation: which the guest got when it came; with a later one it has been elsewhere
+            since, and this log is an old one.
+        :raises Refused: code ``stale``, ``guest_not_found``.
+        """
+        claims = self._world.journal.claims(kind="domain", guest=guest)
+        if [claim.data.get("generation") for claim in claims] != [generation]:
+            raise Refused(f"Guest {guest} is not on host {self._world.host} as it came with "
+                          f"generation {generation}.", now="Nothing was changed.", code="stale")
+        self._world.driver.keep_console(guest, console)
+
     # -- what operators ask -------------------------------------------------------------------
     def migration_progress(self, guest: str) -> dict[str, Any] | None:
         """How a migration out of this host stands; None when there is none."""

@@ -40,7 +40,13 @@ def step_view(row: StepRow) -> dict[str, Any]:
     seconds = round(row.finished - row.started, 3) if row.finished else None
     return {"phase": row.phase, "step": row.name, "state": row.state,
             "started_at": utc(row.started), "seconds": seconds,
-            "error": dict(row.error) if row.error else None}
+            "error": dict(row.error) if row.error else None, **_noted(row.outcome)}
+
+
+def _noted(outcome: Any) -> dict[str, Any]:
+    """What a step that is done has to say to people, if it has."""
+    noted = isinstance(outcome, Mapping) and outcome.get("note")
+    return {"note": noted} if noted else {}
 
 
 class OperatorVerbs:

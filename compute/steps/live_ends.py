@@ -1,18 +1,24 @@
-"""switched, domain, ports, disks, completed: what the source does when its guest has arrived."""
+"""switched, domain, console, ports, disks, completed: what the source does when its guest has
+arrived."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Step
-from compute.errors import Failed, NeedsOperator, Refused, Unknown
+from compute.errors import Failed, MagnetarError, NeedsOperator, Refused, Unknown
 from compute.migration.monitor import forget
 from compute.migration.truth import End, end_of
 from compute.steps.domain import remove_domain
 from compute.steps.live_source import PATIENT, destination_of, look
 from compute.steps.migration_record import mark
 from compute.steps.ports import nics_of
+
+LOG = logging.getLogger(__name__)
+MOST_TRIES = 10  # how often a console log is sent, for a minute and a half if nobody answers
+STILL_SECONDS = 0.2  # a log that has not grown for so long has been written to its end
 
 
 class Switched(Step):
@@ -59,6 +65,43 @@ class DomainLeft(Step):
         remove_domain(run)
 
 
+class ConsoleLeft(Step):
+    """console: what the guest wrote to its console until it left; the destination puts it before
+    what it has written there. A log is worth less than a guest: when it cannot be brought over, its
+    loss is noted, and the operation goes on."""
+
+    name = "console"
+
+    def do(self, run: Run) -> dict[str, Any] | None:
+        if shares_disks(run):
+            return None
+        try:
+            run.world.peers.ask(
+                destination_of(run), "peer_console", guest=run.row.guest,
+                generation=run.outcome("strategy")["plan"]["generation"], console=self.whole(run))
+        except MagnetarError as error:
+            if run.row.attempts + 1 < MOST_TRIES and not isinstance(error, Refused):
+                raise Unknown(f"The console log is not at host {destination_of(run)} yet: "
+                              f"{error.what}", code=error.code) from error
+            note = (f"What the guest wrote to its console while it moved is lost: {error.what} "
+                    "What it wrote before that is there.")
+            LOG.warning("Live migration of guest %s: %s", run.row.guest, note)
+            return {"note": note}
+        return None
+
+    @staticmethod
+    def whole(run: Run) -> str:
+        """The log, packed, once the last of it has been written: QEMU has ended, but its lines
+        reach the file through another process."""
+        log = run.world.driver.outgoing_console(run.row.guest)
+        for _ in range(MOST_TRIES):
+            run.world.clock.wait(STILL_SECONDS)
+            before, log = log, run.world.driver.outgoing_console(run.row.guest)
+            if log == before:
+                break
+        return log
+
+
 class PortsLeft(Step):
     """ports: what the guest's NICs were attached to here; the ports themselves moved along."""
 
@@ -79,9 +122,14 @@ class DisksLeft(Step):
     name = "disks"
 
     def do(self, run: Run) -> None:
-        if not (run.outcome("destination") or {}).get("shared"):
+        if not shares_disks(run):
             run.world.driver.delete_disks(run.row.guest)
         run.world.journal.release(guest=run.row.guest, kind="disks")
+
+
+def shares_disks(run: Run) -> bool:
+    """Whether source and destination see the same directory of the guest."""
+    return bool((run.outcome("destination") or {}).get("shared"))
 
 
 class MigrationEnd(Step):

@@ -267,6 +267,9 @@ class Hosts:
             found.append(f"{fields['vm_state']} and power state {domain.power_state}")
         if domain.job or not domain.persistent:
             found.append(f"job {domain.job!r}, persistent {domain.persistent}")
+        lines = [int(line) for line in world.driver._console(GUEST).split() if line != "UP"]
+        if lines != list(range(1, len(lines) + 1)):
+            found.append(f"the console log is not whole: {lines}")
         claimed = world.journal.claims(kind="domain", guest=GUEST)
         if claimed and claimed[0].data.get("generation") != domain.generation:
             found.append(f"generation {domain.generation}, claimed {claimed[0].data}")

@@ -160,6 +160,13 @@ class LiveTest(testtools.TestCase):
             block_migration=block, migration=migration, migrate_data=answer)
         return data(migration)["id"]
 
+    def assert_whole_console(self, uuid: str, agent: Agent) -> None:
+        """What the guest wrote to its console since it booted is on this host, and in order."""
+        driver = agent.world.driver
+        lines = driver.console_log(uuid, 1 << 20).decode().split()
+        numbers = [int(line) for line in lines if line != "UP"]
+        self.assertEqual(list(range(1, driver.count_on_disk(uuid) + 1)), numbers)
+
     def halted(self, uuid: str, phase: str = PRECOPY, **kwargs: Any) -> int:
         """Move a guest, and let it stand in this phase until the fabric's ``hold`` is lifted.
 

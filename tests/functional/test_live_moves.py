@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from compute.errors import Refused
+import fixtures
+
+from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.move import Check
+from compute.operator.verbs import OperatorVerbs
 from db.journal import rows
 from tests.functional.live_support import LiveTest
 
@@ -87,6 +90,50 @@ class MoveTest(LiveTest):
         self.assertEqual((rows.UNDONE, "lease_over"), (row.state, row.error["code"]))
         self.assertEqual([], self.two.world.journal.claims(guest=guest))
         self.assertNotIn(guest, self.two.world.driver.guest_dirs())
+
+    def test_its_console_log_has_no_gap(self):
+        guest = self.boot()
+        self.hosts.fabric.set(samples=8)
+        for source, dest in ((self.one, self.two), (self.two, self.one), (self.one, self.two)):
+            self.migrate(guest, source=source, dest=dest)
+            self.assert_on(guest, dest)
+            self.assert_whole_console(guest, dest)
+        self.assertGreater(self.two.world.driver.count_on_disk(guest), 20)
+
+    def test_a_console_log_that_cannot_be_brought_over_holds_nothing_up(self):
+        guest = self.boot()
+        self.hosts.fabric.set(samples=8)
+        verbs = self.hosts.exchange.agents["host2"][1]
+        tries = []
+
+        def refused(**args):
+            tries.append(args)
+            raise Failed("It was made to fail.", code="made_to_fail")
+
+        verbs["peer_console"] = refused
+        self.useFixture(fixtures.MonkeyPatch("compute.steps.live_ends.MOST_TRIES", 3))
+        moving = self.migrate(guest)
+        self.assert_on(guest, self.two)
+        self.assertEqual(3, len(tries))
+        self.assertEqual("completed", self.conductor.migration_fields(moving)["status"])
+        [row] = self.one.operations(guest, "live_out")
+        steps = OperatorVerbs(self.one.reconciler, {}).op_show(row.id)["steps"]
+        [note] = [step["note"] for step in steps if "note" in step]
+        self.assertIn("is lost: It was made to fail. What it wrote before that is there.", note)
+        self.assertIn(note, self.log.output)
+        self.assertTrue(self.two.world.driver.console_log(guest, 1 << 20).startswith(b"1\nUP\n"))
+
+    def test_an_old_console_log_is_not_taken(self):
+        guest = self.boot()
+        for source, dest in ((self.one, self.two), (self.two, self.one), (self.one, self.two)):
+            self.migrate(guest, source=source, dest=dest)
+            self.assert_on(guest, dest)
+        for generation, host in ((2, "host2"), (4, "host1")):
+            error = self.assertRaises(
+                Refused, self.one.world.peers.ask, host, "peer_console", guest=guest,
+                generation=generation, console="old")
+            self.assertEqual("stale", error.code)
+        self.assert_whole_console(guest, self.two)
 
     def test_the_source_starts_again_in_the_middle(self):
         """libvirt goes on without the agent, which attaches to it again."""

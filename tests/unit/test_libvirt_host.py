@@ -1,4 +1,4 @@
-"""The host's file system, console logs, bridges and taps."""
+"""The host's file system, bridges and taps."""
 
 import os
 
@@ -8,50 +8,6 @@ import testtools
 from compute.errors import Failed, Refused, Unknown
 from compute.model.guest import Nic
 from virt.libvirt import host, networks
-
-
-class TestConsole(testtools.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.path = os.path.join(self.useFixture(fixtures.TempDir()).path, "a", "console.log")
-
-    def write(self, name, data):
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        with open(name, "wb") as file:
-            file.write(data)
-
-    def test_no_log_is_empty(self):
-        self.assertEqual(b"", host.console_tail(self.path, 10))
-
-    def test_only_the_end_is_read(self):
-        self.write(self.path, b"0123456789")
-        self.assertEqual(b"789", host.console_tail(self.path, 3))
-        self.assertEqual(b"0123456789", host.console_tail(self.path, 10))
-        self.assertEqual(b"0123456789", host.console_tail(self.path, 99))
-        self.assertEqual(b"", host.console_tail(self.path, 0))
-
-    def test_a_rotated_log_is_read_across_the_border(self):
-        self.write(self.path + ".0", b"older")
-        self.write(self.path, b"new")
-        self.assertEqual(b"oldernew", host.console_tail(self.path, 100))
-        self.assertEqual(b"ernew", host.console_tail(self.path, 5))
-        self.assertEqual(b"ew", host.console_tail(self.path, 2))
-        os.unlink(self.path)
-        self.assertEqual(b"der", host.console_tail(self.path, 3))
-
-    def test_the_log_is_made_once_and_kept(self):
-        host.prepare_console(self.path)
-        self.assertEqual(0o640, os.stat(self.path).st_mode & 0o777 & ~0o027 | 0o040)
-        self.write(self.path, b"kept")
-        host.prepare_console(self.path)
-        self.assertEqual(b"kept", host.console_tail(self.path, 9))
-
-    def test_a_link_in_its_place_is_not_followed(self):
-        target = self.path + ".target"
-        os.makedirs(os.path.dirname(self.path))
-        os.symlink(target, self.path)
-        self.assertRaises(OSError, host.prepare_console, self.path)
-        self.assertFalse(os.path.exists(target))
 
 
 class TestFileSystem(testtools.TestCase):

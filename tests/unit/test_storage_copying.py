@@ -18,7 +18,7 @@ from tests.unit.storage_support import (
     qemu_img,
     qemu_io,
 )
-from virt.storage import copying, files, store
+from virt.storage import console, copying, files, store
 from virt.storage.source import LocalSource
 
 MIB = 1 << 20
@@ -121,6 +121,14 @@ class CopyTest(Guests, StorageTest):
         self.assertEqual(self.own + "/disk", disks[0].path)
         with open(self.own + "/console.log") as log:
             self.assertEqual("GUEST-READY\n", log.read())
+
+    def test_all_of_a_console_log_comes(self):
+        for name in console.FILES:
+            files.write(os.path.join(self.aside, name), name.encode(), 0o640)
+        self.pull()
+        for name in console.FILES:
+            with open(os.path.join(self.own, name)) as log:
+                self.assertEqual(name, log.read())
 
     def test_the_base_is_this_hosts_own(self):
         """The image has another format in the cache here."""

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 
-from compute.errors import Failed, NeedsOperator
+from compute.errors import Failed, NeedsOperator, Refused
 from compute.model.guest import CachedImage, Flavor
 from tests.unit.storage_support import (
     GIB,
@@ -15,7 +15,8 @@ from tests.unit.storage_support import (
     qemu_img,
     qemu_io,
 )
-from virt.storage import files, shared, store
+from virt.storage import console, files, shared, store
+from virt.storage.outgoing import unpack
 
 FLAVOR = Flavor("all", 1, 128, root_gb=1, ephemeral_gb=1, swap_mb=16)
 
@@ -45,6 +46,13 @@ class Guests:
     def check(self, outgoing=None):
         checks = self.other.check_incoming_disks(self.guest, outgoing or self.outgoing)
         return {check.name: check for check in checks}
+
+    def log(self):
+        return console.tail(os.path.join(self.own, "console.log"), 100)
+
+    def say(self, directory, line, name="console.log"):
+        with open(os.path.join(directory, self.uuid, name), "ab") as log:
+            log.write(line)
 
     def state(self):
         return sorted(os.listdir(self.own)) if os.path.isdir(self.own) else None
@@ -96,6 +104,45 @@ class OutgoingTest(Guests, StorageTest):
         self.assertNotEqual(self.outgoing["attempt"], self.store.outgoing(self.uuid)["attempt"])
 
 
+class ConsoleTest(Guests, StorageTest):
+    def test_what_was_written_meanwhile_comes_before_what_is_written_here(self):
+        self.prepare()
+        self.say(self.path, b"leaving\n")
+        self.say(self.there, b"here\n")
+        self.other.arrived(self.guest)
+        for _ in range(2):
+            self.other.keep_console(self.uuid, self.store.outgoing_console(self.uuid))
+            self.assertEqual(b"GUEST-READY\nleaving\nhere\n", self.log())
+        self.assertEqual([], [name for name in self.state() if ".part" in name])
+
+    def test_a_log_that_was_rotated_goes_along_and_back(self):
+        self.say(self.path, b"old\n", "console.log.0")
+        told = self.store.outgoing(self.uuid)
+        self.prepare(outgoing=told)
+        self.assertEqual(b"old\nGUEST-READY\n", self.log())
+        self.other.arrived(self.guest)
+        self.say(self.there, b"here\n")
+        self.assertEqual(b"old\nGUEST-READY\nhere\n",
+                         unpack(self.other.outgoing_console(self.uuid)))
+
+    def test_no_more_than_its_end_goes_along(self):
+        self.say(self.path, b"x" * console.MOST + b"the end")
+        self.assertEqual(b"x" * (console.MOST - 7) + b"the end",
+                         unpack(self.store.outgoing_console(self.uuid)))
+
+    def test_it_is_kept_only_where_the_guest_is(self):
+        log = self.store.outgoing_console(self.uuid)
+        self.assertFails(Refused, "guest_not_found", self.other.keep_console, self.uuid, log)
+        self.prepare()
+        self.assertFails(Refused, "guest_not_found", self.other.keep_console, self.uuid, log)
+        self.other.discard_incoming(self.uuid)
+        self.assertIsNone(self.state())
+
+    def test_no_log_is_an_empty_one(self):
+        os.unlink(os.path.join(self.path, self.uuid, "console.log"))
+        self.assertEqual(b"", unpack(self.store.outgoing_console(self.uuid)))
+
+
 class PrepareTest(Guests, StorageTest):
     def test_overlay_on_the_same_base(self):
         found = self.prepare()
@@ -103,8 +150,8 @@ class PrepareTest(Guests, StorageTest):
             ("vda", "disk"), ("vdb", "disk.eph0"), ("vdc", "disk.swap"), ("hda", "disk.config"))}
         self.assertEqual({"copy_disks": ["vda", "vdb", "vdc"], "incremental": True,
                           "shared": False, "paths": paths}, found)
-        self.assertEqual(["console.log", "disk", "disk.config", "disk.eph0", "disk.swap",
-                          "incoming.json"], self.state())
+        self.assertEqual(["console.log", "console.log.before", "disk", "disk.config", "disk.eph0",
+                          "disk.swap", "incoming.json"], self.state())
         info = qemu_img("info", "-f", "qcow2", paths["vda"])
         self.assertIn(f"backing file: {self.there_base.path}\n", info)
         self.assertIn("virtual size: 1 GiB", info)
@@ -113,8 +160,7 @@ class PrepareTest(Guests, StorageTest):
                                     os.stat(paths["vdb"]).st_blocks))
         with open(paths["hda"], "rb") as one, open(self.disks[3].path, "rb") as two:
             self.assertEqual(one.read(), two.read())
-        with open(os.path.join(self.own, "console.log")) as log:
-            self.assertEqual("GUEST-READY\n", log.read())
+        self.assertEqual(b"GUEST-READY\n", self.log())
         for path in paths.values():
             self.assertEqual(0o600, os.stat(path).st_mode & 0o777)
         self.assertEqual((), self.other.disks(self.uuid))  # nobody's yet
@@ -263,7 +309,8 @@ class IncomingCrashTest(Guests, KillTest):
             self.assertEqual((), self.other.disks(self.uuid))
             found = self.prepare()
             qemu_img("check", "-q", "-f", "qcow2", found["paths"]["vda"])
-            self.assertEqual(["console.log", "disk", "disk.config", "disk.eph0", "disk.swap",
+            self.assertEqual(["console.log", "console.log.before", "disk", "disk.config",
+                              "disk.eph0", "disk.swap",
                               "incoming.json"], self.state())
             self.other.discard_incoming(self.uuid)
 
@@ -273,7 +320,8 @@ class IncomingCrashTest(Guests, KillTest):
         def check():
             self.assertIn(len(self.other.disks(self.uuid)), (0, 4))
             self.assertEqual(4, len(self.other.arrived(self.guest)))
-            self.assertEqual(["console.log", "disk", "disk.config", "disk.eph0", "disk.swap",
+            self.assertEqual(["console.log", "console.log.before", "disk", "disk.config",
+                              "disk.eph0", "disk.swap",
                               "disks.json"], self.state())
             self.other.delete_disks(self.uuid)
             self.prepare()

@@ -24,6 +24,7 @@ from virt.libvirt.notes import Notes
 from virt.libvirt.sleep import Sleep
 from virt.libvirt.tls import Certificates
 from virt.libvirt.virttype import VirtType
+from virt.storage import console
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
@@ -119,7 +120,7 @@ class LibvirtDriver(Movable):
 
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         try:
-            return this_host.console_tail(self._console(uuid), max_bytes)
+            return console.tail(self._console(uuid), max_bytes)
         except OSError as error:
             raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
 
@@ -134,12 +135,11 @@ class LibvirtDriver(Movable):
         decided = hardware.decide(
             guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
         )
-        console = self._console(guest.uuid)
         domain = builder.build(
             builder.Plan(
                 guest=guest, disks=tuple(disks), nics=tuple(nics), hardware=decided,
-                options=self.conf.libvirt, cache=self._cache_mode(), console=console,
-                generation=generation, operation=operation,
+                options=self.conf.libvirt, cache=self._cache_mode(),
+                console=self._console(guest.uuid), generation=generation, operation=operation,
             )  # fmt: skip
         )
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import socket
@@ -139,25 +138,6 @@ def supports_direct_io(directory: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def console_tail(path: str, size: int) -> bytes:
-    """The last ``size`` bytes of a log that virtlogd rotates to ``path.0``. Raises OSError."""
-    found = b""
-    for name in (path, path + ".0"):
-        with contextlib.suppress(FileNotFoundError), open(name, "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - (size - len(found))))
-            found = log.read(size - len(found)) + found
-        if len(found) >= size:
-            break
-    return found
-
-
-def prepare_console(path: str) -> None:
-    """Make the log before virtlogd does, so that it belongs to the agent's user and is readable;
-    virtlogd only appends. Raises OSError."""
-    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o640))
 
 
 def describe_log_error(uuid: str, error: OSError) -> dict[str, Any]:

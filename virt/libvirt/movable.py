@@ -103,6 +103,9 @@ class Movable(Stored):
     def check_outgoing(self, uuid: str, incoming: Mapping[str, Any]) -> tuple[Check, ...]:
         return self.checks.outgoing(uuid, incoming)
 
+    def outgoing_console(self, uuid: str) -> str:
+        return self.store.outgoing_console(uuid)
+
     def migrate(self, uuid: str, plan: MovePlan) -> None:
         self.moves.migrate(uuid, plan)
 
@@ -147,6 +150,9 @@ class Movable(Stored):
             guest.nics, made["shared"], self._cache_mode(),
         )  # fmt: skip
         return {**self.facts.incoming(), **made, "rewrite": told}
+
+    def keep_console(self, uuid: str, packed: str) -> None:
+        self.store.keep_console(uuid, packed)
 
     def arrived(self, guest: Guest) -> tuple[Disk, ...]:
         """As the protocol says. QEMU itself announces the guest on its networks when it goes on

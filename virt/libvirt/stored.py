@@ -11,6 +11,7 @@ from compute.errors import Retryable
 from compute.model.guest import CachedImage, Disk, Flavor, Guest, Image
 from virt.driver import Cancel, ImageSource, Progress
 from virt.libvirt import host as this_host
+from virt.storage import console
 
 
 class Stored:
@@ -82,7 +83,7 @@ class Stored:
 
     def _prepare_console(self, uuid: str) -> None:
         try:
-            this_host.prepare_console(self._console(uuid))
+            console.prepare(self._console(uuid))
         except OSError as error:
             raise Retryable(
                 f"The console log of {uuid} could not be made: {error.strerror}.",

@@ -18,14 +18,13 @@ from compute import concurrency
 from compute.errors import Failed, NeedsOperator, Retryable
 from compute.model.guest import CachedImage, Disk, Image
 from virt.driver import Cancel, Progress
-from virt.storage import aside, command, files, locks
+from virt.storage import aside, command, console, files, locks
 from virt.storage.cache import Cache
 from virt.storage.dirs import RECORD, Dirs, Record, backing_file, parse
 from virt.storage.source import Source, vanished
 
 STATE = "copying.json"
 PART = ".part"
-CONSOLE = "console.log"
 LOCK = ".copy.lock"
 HEADER = 2 * 1024 * 1024  # bytes: the largest cluster of qcow2, which is what a rebase writes
 SAVE_BYTES, SAVE_SECONDS = 256 * 1024 * 1024, 5.0
@@ -133,8 +132,9 @@ class Copier:
             if size is None:
                 raise vanished(f"{source.where}/{name}")
             sizes[name] = size
-        if (size := source.size(CONSOLE)) is not None:
-            sizes[CONSOLE] = size
+        for name in console.FILES:
+            if (size := source.size(name)) is not None:
+                sizes[name] = size
         origin = aside.tag_of(found[aside.TAG])
         if not origin:
             raise _unacceptable(f"{source.where}/{aside.TAG} holds no id")

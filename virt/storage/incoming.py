@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from compute.errors import Failed, NeedsOperator
+from compute.errors import Failed, NeedsOperator, Refused
 from compute.model.guest import CachedImage, Disk, Image
 from compute.model.move import Check
-from virt.storage import command, files, making
+from virt.storage import command, console, files, making
 from virt.storage.cache import Cache
-from virt.storage.copying import CONSOLE
+from virt.storage.console import BEFORE, CONSOLE
 from virt.storage.dirs import RECORD, Dirs, Record, parse
 from virt.storage.outgoing import CARRIED, unpack
 from virt.storage.shared import storage_id
@@ -172,9 +172,26 @@ class Incoming:
 
     def _make_console(self, uuid: str, outgoing: Mapping[str, Any]) -> None:
         path = os.path.join(self._dirs.of(uuid), CONSOLE)
-        if not os.path.exists(path):
-            text = outgoing.get("console")
-            files.write(path, unpack(text) if text else b"", 0o640)
+        console.prepare(path)
+        if outgoing.get("console") and not os.path.exists(path + BEFORE):
+            files.write(path + BEFORE, unpack(outgoing["console"]), 0o640)
+
+    def keep_console(self, uuid: str, packed: str) -> None:
+        """Replace what a guest wrote to its console before it came here; virtlogd writes on.
+
+        :raises Refused: code ``guest_not_found``: its disks are not here any more.
+        :raises Retryable: code ``disk_full``.
+        """
+        if self._dirs.record(uuid) is None:
+            raise Refused(
+                f"Guest {uuid} has no disks in {self._dirs.of(uuid)}.",
+                now="Nothing was changed.",
+                next=f"See 'magnetar explain {uuid}' for where the guest is.",
+                code="guest_not_found",
+            )
+        path = os.path.join(self._dirs.of(uuid), CONSOLE + BEFORE)
+        with files.explained(f"Keeping the console log of guest {uuid}"):
+            files.write(path, unpack(packed), 0o640)
 
     def arrived(self, uuid: str) -> tuple[Disk, ...]:
         """Let what was prepared be the guest's disks; returns them. Idempotent.

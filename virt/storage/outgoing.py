@@ -13,14 +13,13 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model.guest import Disk
-from virt.storage import files, making
-from virt.storage.copying import CONSOLE
+from virt.storage import console, files, making
+from virt.storage.console import CONSOLE
 from virt.storage.dirs import Dirs, Record
 from virt.storage.shared import storage_id
 
 CARRIED = 8 * 1024 * 1024  # characters of a packed config drive that go along in a message
 UNPACKED = 64 * 1024 * 1024  # bytes: no config drive is larger
-CONSOLE_TAIL = 256 * 1024  # bytes of the console log that go along
 
 
 class Outgoing:
@@ -51,7 +50,7 @@ class Outgoing:
                 "attempt": uuids.uuid4().hex,
                 "storage": storage_id(self._dirs.path),
                 "disks": [self._told(uuid, disk, record, named) for disk in record.disks],
-                "console": self._console(uuid),
+                "console": self.console(uuid),
             }
 
     def _told(
@@ -77,14 +76,13 @@ class Outgoing:
             told["content"] = _packed(disk.path)
         return told
 
-    def _console(self, uuid: str) -> str:
-        """The end of the console log, packed."""
-        try:
-            with open(os.path.join(self._dirs.of(uuid), CONSOLE), "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - CONSOLE_TAIL))
-                return pack(file.read(CONSOLE_TAIL))
-        except FileNotFoundError:
-            return ""
+    def console(self, uuid: str) -> str:
+        """The end of the console log, packed.
+
+        :raises Failed: code ``storage_failed``.
+        """
+        with files.explained(f"Reading the console log of guest {uuid}"):
+            return pack(console.tail(os.path.join(self._dirs.of(uuid), CONSOLE), console.MOST))
 
 
 def _targets(disks: Iterable[Disk]) -> dict[str, str]:

@@ -274,6 +274,17 @@ class Store:
         """
         return self._outgoing.describe(uuid, targets)
 
+    def outgoing_console(self, uuid: str) -> str:
+        """``console`` of :meth:`outgoing` alone."""
+        return self._outgoing.console(uuid)
+
+    def keep_console(self, uuid: str, packed: str) -> None:
+        """Let what a guest wrote to its console before it came here be this, packed.
+
+        :raises Refused: code ``guest_not_found``.
+        """
+        self._incoming.keep_console(uuid, packed)
+
     def outgoing_disks(
         self, uuid: str, targets: Mapping[str, str] | None = None
     ) -> list[dict[str, Any]]:

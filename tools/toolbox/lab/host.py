@@ -17,6 +17,7 @@ from tools.toolbox.lab import network, settings
 from tools.toolbox.lab.place import NETNS, TOP, LabError, Place, mount_points
 from tools.toolbox.lab.service import Service
 from tools.toolbox.processes import Process
+from virt.storage.console import BEFORE, CONSOLE
 
 HOST_SCRIPT = Path(__file__).with_name("host.sh")
 # What libvirt learnt about QEMU, kept over labs: asking QEMU takes four seconds.
@@ -138,9 +139,10 @@ class LabHost:
         return self.qemus().get(guest)
 
     def console(self, guest: str) -> str:
-        """What a guest (by uuid) has written to its console on this host; "" without a log."""
-        path = self.instances / guest / "console.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        """What a guest (by uuid) has written to its console, on this host and on those it was on
+        before; "" without a log."""
+        files = (self.instances / guest / name for name in (CONSOLE + BEFORE, CONSOLE))
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
     def cut(self, link: str, silent: bool = False) -> None:
         """Cut a link: the cable is pulled, or with ``silent`` every packet is lost without a sign.

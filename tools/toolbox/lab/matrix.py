@@ -92,7 +92,7 @@ def _play(guest: LabGuest, case: Case) -> tuple[dict[str, Any], LabGuest | None]
 
 def _keep_logs(lab: Lab, to: Path) -> None:
     files = lab.place.directory
-    for path in (*files.glob("**/log/*.log"), *files.glob("*/state/instances/*/console.log")):
+    for path in (*files.glob("**/log/*.log"), *files.glob("*/state/instances/*/console.log*")):
         target = to / path.relative_to(lab.place.directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
