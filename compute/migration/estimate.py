@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from compute.migration import trend
-from compute.migration.policy import MIB, rate, size
+from compute.migration.trend import MIB, rate, size
 from compute.model import move
 from compute.model.move import JobSample
 

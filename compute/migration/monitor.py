@@ -12,7 +12,8 @@ from compute.errors import Refused
 from compute.migration import policy
 from compute.migration.estimate import seconds_left
 from compute.migration.policy import Action, Limits, State
-from compute.model.move import ENDED, SWITCHOVER, JobSample, MovePlan
+from compute.migration.terms import TUNED, tuned
+from compute.model.move import ENDED, PRECOPY, SETUP, SWITCHOVER, JobSample, MovePlan
 
 LOG = logging.getLogger(__name__)
 QUICK, SLOW, QUICK_FOR = 0.1, 0.5, 10.0  # seconds between looks, at first and later
@@ -31,19 +32,16 @@ class Monitor:
 
     def __init__(self, run: Run, plan: MovePlan, limits: Limits, mark: Callable[[str], None],
                  report: Callable[[JobSample], None]):
-        self.run, self.plan, self.limits = run, plan, limits
+        self.run, self.plan = run, plan
+        self.begun, self.limits = limits, limits
         self.mark, self.report = mark, report
         self.world, self.guest = run.world, run.row.guest
         self.samples: list[JobSample] = []
         self.why = ""  # why the policy stopped it
         self.said = ""
-        self.state = self._remembered()
-
-    def _remembered(self) -> State:
         claims = self.world.journal.claims(kind="transfer", guest=self.guest)
-        if claims and claims[0].operation == self.run.row.id:
-            return State.from_plain(claims[0].data)
-        return State(downtime_ms=self.plan.downtime_ms, bandwidth=self.plan.bandwidth)
+        self.inherited = bool(claims) and claims[0].operation == run.row.id
+        self.state = State.from_plain(claims[0].data) if self.inherited else State.begin(plan)
 
     def watch(self) -> JobSample | None:
         """Watch until it has ended; returns the last sample, None if the hypervisor knows of no
@@ -54,6 +52,7 @@ class Monitor:
             if sample is None or sample.phase in ENDED:
                 return sample
             self.samples = [*self.samples[-MOST_SAMPLES:], sample]
+            self._do_again(sample)
             self._heed()
             action = policy.decide(self.samples, self.limits, self.state)
             self._act(action)
@@ -67,14 +66,33 @@ class Monitor:
                 pause = ENDING
             self.run.wait(self._told_to_stop, pause, heed=False)
 
+    def _do_again(self, sample: JobSample) -> None:
+        """What the process before this one wrote down, and may have died before doing."""
+        inherited, self.inherited = self.inherited, False
+        if not inherited or sample.phase not in (SETUP, PRECOPY):
+            return
+        driver, state = self.world.driver, self.state
+        try:
+            driver.tune_job(self.guest, downtime_ms=state.downtime_ms, bandwidth=state.bandwidth)
+            if state.aborted:
+                driver.abort_job(self.guest)
+            elif state.postcopy:
+                driver.start_postcopy(self.guest)
+            elif state.paused:
+                driver.pause(self.guest)
+        except Refused as error:  # it ended a moment ago: the next look tells
+            LOG.info("Migration of guest %s: %s", self.guest, error)
+
     def _told_to_stop(self) -> bool:
         return bool(self.run.signals.abort) and not self.state.abort
 
     def _heed(self) -> None:
         """What people asked for since the last look."""
+        claims = self.world.journal.claims(guest=self.guest)
         force = self.state.force
-        if not force and self.world.journal.claims(kind="force", guest=self.guest):
+        if not force and any(claim.kind == "force" for claim in claims):
             force = "live_migration_force_complete"
+        self.limits = tuned(self.begun, claims)
         self.state = replace(self.state, abort=self.run.signals.abort or "", force=force)
 
     def _act(self, action: Action) -> None:
@@ -82,7 +100,7 @@ class Monitor:
         if action.kind == policy.NOTHING:
             return
         LOG.info("Migration of guest %s: %s: %s", self.guest, action.kind, action.reason)
-        # Written down before it is done: after a restart it is done again, never forgotten.
+        # Written down before it is done, so that a restart never forgets it: see _do_again().
         after = self.state.after(action, self.samples)
         self.world.journal.claim("transfer", self.guest, self.guest, self.run.row.id,
                                  after.to_plain())
@@ -108,7 +126,8 @@ class Monitor:
     def _show(self, sample: JobSample, action: Action) -> None:
         shown: dict[str, Any] = {
             **sample.to_plain(), "reason": action.reason,
-            "seconds_left": seconds_left(self.samples), "updated_at": self.world.clock.now(),
+            "seconds_left": seconds_left(self.samples, self.limits.budget_ms),
+            "updated_at": self.world.clock.now(),
         }
         self.world.transfers[self.guest] = shown
         if action.reason != self.said:  # each is a write to the journal
@@ -119,5 +138,5 @@ class Monitor:
 def forget(run: Run) -> None:
     """What a migration that ended leaves in the journal of its monitor."""
     run.world.transfers.pop(run.row.guest, None)
-    for kind in ("transfer", "force", "slot"):
+    for kind in ("transfer", "force", TUNED, "slot"):
         run.world.journal.release(guest=run.row.guest, kind=kind)

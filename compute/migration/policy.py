@@ -10,11 +10,12 @@ The first row that fits decides:
 it ended, or nothing is known     nothing
 an abort was asked for            abort; in post-copy nothing, for it is too late
 post-copy's network broke         recover, at growing intervals
+the wanted bandwidth changed      bandwidth
 we paused the guest               nothing; abort if that takes far too long
 switch-over, post-copy            nothing: it ends by itself
 somebody asked to force it        post-copy, else pause the guest
 it took longer than allowed       abort, or as if somebody had asked to force it
-the wanted bandwidth changed      bandwidth
+the pause is above the budget     that budget
 a pass leaves as much as before   a longer pause up to the budget, then post-copy
 otherwise                         nothing
 ================================  ==================================================
@@ -28,6 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from compute.migration import trend
+from compute.migration.trend import rate, size
 from compute.model import move
 from compute.model.move import JobSample, MovePlan
 
@@ -42,7 +44,6 @@ ABORT = "abort"  # Driver.abort_job
 KINDS = (NOTHING, DOWNTIME, BANDWIDTH, POSTCOPY, RECOVER, PAUSE, ABORT)
 
 ABORT_ACTION, FORCE_ACTION = "abort", "force_complete"
-MIB = 1 << 20
 MARGIN = 10  # percent: a pause is raised to a little more than the rest needs
 FULL_THROTTLE = 99  # percent; auto-converge goes no further
 PAUSE_SECONDS = 60.0  # a guest that we paused goes on at the source if it is not over by then
@@ -140,8 +141,8 @@ def decide(samples: Sequence[JobSample], limits: Limits, state: State) -> Action
     if not samples:
         return Action(NOTHING, reason="Nothing has been seen of the transfer yet.")
     view = _View(samples, limits, state)
-    for judge in (_ended, _abort, _recover, _paused, _goes_by_itself, _forced, _too_long,
-                  _bandwidth, _first_pass, _converges, _raise_pause, _stuck):
+    for judge in (_ended, _abort, _recover, _bandwidth, _paused, _goes_by_itself, _forced,
+                  _too_long, _lower_pause, _first_pass, _converges, _raise_pause, _stuck):
         action = judge(view)
         if action is not None:
             return action
@@ -239,6 +240,15 @@ def _recover(view: _View) -> Action | None:
                   f"where it is. This is attempt {tried + 1} to continue the transfer.")
 
 
+def _bandwidth(view: _View) -> Action | None:
+    wanted = view.limits.bandwidth
+    over = view.last.phase == move.SWITCHOVER and not view.state.paused
+    if over or wanted == view.state.bandwidth:
+        return None
+    told = f"{wanted} MiB/s" if wanted else "no limit"
+    return Action(BANDWIDTH, wanted, f"The wanted bandwidth is {told} now.")
+
+
 def _paused(view: _View) -> Action | None:
     """After we stopped the guest, which hypervisors show as a switch-over."""
     if not view.state.paused or view.last.phase == move.POSTCOPY:
@@ -299,12 +309,12 @@ def _force(view: _View, why: str, promised: bool = False) -> Action:
                   f"is over, which takes {expected}.")
 
 
-def _bandwidth(view: _View) -> Action | None:
-    wanted = view.limits.bandwidth
-    if wanted == view.state.bandwidth:
+def _lower_pause(view: _View) -> Action | None:
+    """The budget was lowered while it goes on."""
+    budget = view.limits.budget_ms
+    if view.state.downtime_ms <= budget:
         return None
-    told = f"{wanted} MiB/s" if wanted else "no limit"
-    return Action(BANDWIDTH, wanted, f"The wanted bandwidth is {told} now.")
+    return Action(DOWNTIME, budget, f"The pause may be {budget} ms at most now.")
 
 
 def _first_pass(view: _View) -> Action | None:
@@ -387,13 +397,3 @@ def _advice(limits: Limits) -> str:
         else "it goes on for ever"
     return (f"Complete it by force, abort it, give it more bandwidth, or quiet the guest; if "
             f"nobody does, {later}.")
-
-
-def size(count: float) -> str:
-    """Bytes for people: ``40.0 MiB``."""
-    return f"{count / MIB:.1f} MiB" if count < 1024 * MIB else f"{count / 1024 / MIB:.1f} GiB"
-
-
-def rate(count: float) -> str:
-    """Bytes/s for people."""
-    return f"{size(count)}/s"

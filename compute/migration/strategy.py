@@ -9,7 +9,8 @@ from typing import Any
 from compute.errors import Refused
 from compute.migration import estimate
 from compute.migration.estimate import AUTO_CONVERGE, MULTIFD, POSTCOPY, PRECOPY
-from compute.migration.policy import MIB, Limits, rate
+from compute.migration.policy import Limits
+from compute.migration.trend import MIB, rate
 from compute.model.guest import Guest
 from compute.model.move import MovePlan
 
@@ -78,7 +79,7 @@ def choose_strategy(wanted: str, facts: Facts, permits: Permits) -> Choice:
     :raises Refused: code ``strategy_unknown``; ``strategy_not_permitted`` when the options do not
         allow what was named.
     """
-    _check(wanted, permits)
+    check_permitted(wanted, permits)
     if facts.paused:
         return Choice(PRECOPY, "The guest is paused and writes nothing: one pass is enough.")
     if wanted == PRECOPY:
@@ -92,10 +93,16 @@ def choose_strategy(wanted: str, facts: Facts, permits: Permits) -> Choice:
     return _by_measure(facts, permits)
 
 
-def _check(wanted: str, permits: Permits) -> None:
+def check_known(wanted: str) -> None:
+    """Raise Refused(code='strategy_unknown') for none of STRATEGIES."""
     if wanted not in STRATEGIES:
         raise Refused(f"{wanted} is no strategy of live migration.", now=NOT_CHANGED,
                       next=f"Use one of {', '.join(STRATEGIES)}.", code="strategy_unknown")
+
+
+def check_permitted(wanted: str, permits: Permits) -> None:
+    """Raise Refused, code ``strategy_unknown`` or ``strategy_not_permitted``."""
+    check_known(wanted)
     needs = {POSTCOPY: (permits.postcopy, "live_migration_permit_post_copy = true"),
              AUTO_CONVERGE: (permits.auto_converge, "live_migration_permit_auto_converge = true"),
              MULTIFD: (permits.channels > 1, "live_migration_parallel_connections above 1")}
@@ -173,18 +180,19 @@ def first_pause(budget_ms: int) -> int:
 
 
 def limits(guest: Guest, conf: Any, choice: Choice, plan: MovePlan, *, paused: bool,
-           disks: Sequence[int] = ()) -> Limits:
+           disks: Sequence[int] = (), max_pause: int | None = None) -> Limits:
     """What the policy may do about one migration.
 
     :param plan: as it was begun with, which says whether post-copy and auto-converge are prepared.
     :param paused: whether the guest was paused when it began.
     :param disks: sizes in bytes of the disks that are copied.
+    :param max_pause: what was asked for instead of the budget, in ms.
     :raises Refused: see :func:`pause_budget`.
     """
     options = conf.libvirt
     budget, promised = pause_budget(guest, options.live_migration_downtime)
     return Limits(
-        budget_ms=budget, promised=promised,
+        budget_ms=budget if max_pause is None else max_pause, promised=promised,
         completion_seconds=estimate.completion_seconds(
             options.live_migration_completion_timeout, guest.flavor.memory_mb, disks),
         timeout_action=options.live_migration_timeout_action,

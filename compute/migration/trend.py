@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from compute.model import move
 from compute.model.move import JobSample
 
+MIB = 1 << 20
 GAP = 60.0  # seconds: more between two samples is a clock that jumped, or an agent that slept
 SHRINKING = 0.8  # of the lowest border before: a pass that leaves more does not help
 RECENT = 8  # samples that bandwidth is taken from
@@ -109,3 +110,13 @@ def disks_stand_still(samples: Sequence[JobSample]) -> bool:
         if seconds >= STILL:
             return 0 < STILL_SHARE * older.disk_remaining <= samples[-1].disk_remaining
     return False
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``40.0 MiB``."""
+    return f"{count / MIB:.1f} MiB" if count < 1024 * MIB else f"{count / 1024 / MIB:.1f} GiB"
+
+
+def rate(count: float) -> str:
+    """Bytes/s for people."""
+    return f"{size(count)}/s"

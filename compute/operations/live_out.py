@@ -20,7 +20,7 @@ from compute.steps.live_ends import (
     PortsLeft,
     Switched,
 )
-from compute.steps.live_source import Destination, Queue, Strategy, Transfer
+from compute.steps.live_source import Destination, Queue, Strategy, Transfer, asked_of
 from compute.steps.record import Event, Fault, Finish, Restore
 
 
@@ -58,6 +58,7 @@ class LiveOut(Operation):
         wire.require(args, "migration", "Migration")
         if not isinstance(args.get("dest"), str) or not args["dest"]:
             raise wire.malformed("Argument 'dest' has to name a host.")
+        asked_of(args)
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
         fault, restore, migration, finish = self.conclusion

@@ -8,6 +8,7 @@ from typing import Any
 
 from compute.errors import Refused
 from compute.model import states
+from compute.operator.moves import in_force, is_leaving
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.invariants import check
 from compute.recovery.observe import Fact, GuestFacts, Observation, observe
@@ -49,6 +50,7 @@ def explain(reconciler: Reconciler, guest: str, operation_view: Callable[..., di
         "guest": facts.uuid if facts else guest,
         "name": facts.fields.get("display_name") if facts else None,
         "operation": operation_view(latest) if latest else None,
+        **({"migration": in_force(world, latest)} if latest and is_leaving(latest) else {}),
         "steps": [step_view(s) for s in world.journal.steps(latest.id)] if latest else [],
         "facts": _facts(facts) if facts else [],
         "verdict": {"act": verdict.act.value, "row": verdict.row, "reason": verdict.reason},

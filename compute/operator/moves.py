@@ -6,15 +6,18 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from compute.engine.world import World
 from compute.errors import MagnetarError, Refused
 from compute.migration import checks, estimate
 from compute.migration.planning import choose
+from compute.migration.policy import Limits
+from compute.migration.terms import TUNED, Asked, Terms, tuned
 from compute.model import states
 from compute.model.move import Check
 from compute.recovery.reconcile import Reconciler
 from compute.rpc.primitives import Primitive, data
-from compute.steps.live_source import position_of
-from db.journal import OperationRow
+from compute.steps.live_source import asked_of, position_of
+from db.journal import OperationRow, rows
 
 NEWEST = 10  # operations of a guest that another agent is told of
 
@@ -71,9 +74,7 @@ class MoveVerbs:
         if not active:
             return None
         row = active[0]
-        steps = self._world.journal.steps(row.id)
-        strategy: dict[str, Any] = next(
-            (s.outcome for s in steps if s.name == "strategy" and s.outcome), {})
+        strategy = _strategy(self._world, row)
         sample = self._world.transfers.get(guest) or {}
         return {
             "guest": guest, "operation": row.id, "verb": row.verb, "state": row.state,
@@ -81,18 +82,86 @@ class MoveVerbs:
             "destination": row.request["args"].get("dest"),
             "strategy": strategy.get("strategy"), "message": row.message,
             "queue_position": position_of(self._world, guest) if row.step == "queue" else 0,
-            **sample,
+            **terms_of(self._world, row), **sample,
         }
 
+    def migration_options(self, guest: str, strategy: str | None = None,
+                          bandwidth: int | None = None, max_pause: int | None = None,
+                          ) -> dict[str, Any]:
+        """What would be in force for a migration of a guest away from here if this was asked for
+        instead of this host's options (see compute.migration.terms). Changes nothing.
+
+        :raises Refused: it makes no sense, or is not permitted here; code ``guest_not_found``.
+        """
+        asked = Asked.of({"strategy": strategy, "bandwidth": bandwidth, "max_pause": max_pause})
+        return asdict(self._terms(self._instance(guest), asked))
+
+    def _terms(self, instance: Primitive, asked: Asked) -> Terms:
+        model = checks.full_guest(self._world, self._reconciler.context, instance)
+        return Terms.of(self._world.conf, model, asked)
+
+    def migration_set(self, guest: str, bandwidth: int | None = None,
+                      max_pause: int | None = None) -> dict[str, Any]:
+        """Change a migration away from here while it goes on, or waits to begin: MiB/s (0: no
+        limit) and the longest pause in ms. Its monitor does it at its next look. Returns what is
+        in force then, as migration_progress tells it.
+
+        :raises Refused: code ``bad_value``, ``pause_promised``, ``no_migration``, ``too_late``.
+        """
+        later = Asked.of({"bandwidth": bandwidth, "max_pause": max_pause})
+        if later == Asked():
+            raise Refused("Neither a bandwidth nor a longest pause was named.", code="bad_value",
+                          now="Nothing was changed.", next="Name one of them.")
+        if self._world.journal.find(guest=guest, active=True):
+            self._changeable(guest)  # at its end its record is the other host's already
+        instance = self._instance(guest)
+        uuid = data(instance)["uuid"]
+        self._terms(instance, later)
+        row, journal = self._changeable(uuid), self._world.journal
+        before = [claim for claim in journal.claims(kind=TUNED, guest=uuid)
+                  if claim.operation == row.id]
+        asked = Asked.of(before[0].data if before else {}).changed(later)
+        journal.claim(TUNED, uuid, uuid, row.id, asked.to_plain())
+        try:
+            row = self._changeable(uuid)
+        except Refused:  # it ended meanwhile, and may have tidied up already
+            journal.release(guest=uuid, kind=TUNED)
+            raise
+        self._reconciler.manager.wake(uuid)
+        return terms_of(self._world, row)
+
+    def _changeable(self, uuid: str) -> OperationRow:
+        """The operation that moves a guest away, while there is something to change about it."""
+        journal = self._world.journal
+        for row in journal.find(guest=uuid, active=True):
+            if row.verb != "live_out":
+                continue
+            if row.state not in (rows.ACCEPTED, rows.RUNNING) \
+                    or self._reconciler.manager.operations[row.verb].committed(
+                        journal.steps(row.id)):
+                raise Refused(f"The migration of guest {uuid} is at its end ({row.step}).",
+                              now="Nothing was changed.", code="too_late",
+                              next=f"See how it ends with 'magnetar explain {uuid}'.")
+            return row
+        raise Refused(f"Guest {uuid} is not being moved away from here while it runs.",
+                      now="Nothing was changed.", code="no_migration",
+                      next="'magnetar migration list' shows what is on its way.")
+
     def plan_live_migrate(self, guest: str, host: str | None = None,
-                          block: bool | None = None) -> dict[str, Any]:
+                          block: bool | None = None, strategy: str | None = None,
+                          bandwidth: int | None = None, max_pause: int | None = None,
+                          ) -> dict[str, Any]:
         """Whether and how a guest could move to a host, and how long it would take. Measures how
         fast it writes memory, which takes a second, and changes nothing.
 
-        :raises Refused: code ``guest_not_found``.
+        :param strategy: with ``bandwidth`` and ``max_pause``: as for :meth:`migration_options`.
+        :raises Refused: code ``guest_not_found``, and as :meth:`migration_options`.
         """
         world, context = self._world, self._reconciler.context
+        asked = Asked.of({"strategy": strategy, "bandwidth": bandwidth, "max_pause": max_pause})
         instance = self._instance(guest)
+        model = checks.full_guest(world, context, instance)
+        terms = Terms.of(world.conf, model, asked)
         uuid = data(instance)["uuid"]
         outgoing = dict(world.driver.outgoing(uuid))
         listed: list[Check] = []
@@ -115,8 +184,7 @@ class MoveVerbs:
                    if d["target"] in copies)
         state = world.driver.state(uuid)
         paused = state is not None and state.power_state == states.POWER_PAUSED
-        model = checks.full_guest(world, context, instance)
-        choice, facts = choose(world, model, host or "", size, paused=paused, measure=True)
+        choice, facts = choose(world, model, host or "", size, terms, paused=paused, measure=True)
         said = estimate.predict(choice.strategy, memory=facts.memory, bandwidth=facts.bandwidth,
                                 dirty_rate=facts.dirty_rate, disks=size, budget_ms=facts.budget_ms)
         return {
@@ -125,7 +193,8 @@ class MoveVerbs:
             "checks": checks.to_plain(listed, world.host), "verdict": _verdict(listed, host),
             "shared_storage": shared, "copies": copies, "copy_bytes": size,
             "memory_bytes": facts.memory, "dirty_rate": facts.dirty_rate,
-            "bandwidth": facts.bandwidth, "seconds": said.seconds,
+            "bandwidth": facts.bandwidth, "bandwidth_limit": terms.bandwidth,
+            "max_pause": terms.max_pause, "seconds": said.seconds,
             "downtime_ms": said.downtime_ms, "converges": said.converges,
             "estimate": said.reason,
         }
@@ -137,6 +206,42 @@ class MoveVerbs:
         raise Refused(f"Guest {guest} is not on host {self._world.host}.",
                       now="Nothing was changed.", next="'magnetar server list' shows the hosts.",
                       code="guest_not_found")
+
+
+def _strategy(world: World, row: OperationRow) -> dict[str, Any]:
+    """What the step ``strategy`` of a migration decided; empty before it."""
+    return next((step.outcome for step in world.journal.steps(row.id)
+                 if step.name == "strategy" and step.outcome), {})
+
+
+def is_leaving(row: OperationRow) -> bool:
+    """Whether an operation moves a guest away while it runs, and has not ended."""
+    return row.verb == "live_out" and row.active
+
+
+def in_force(world: World, row: OperationRow) -> dict[str, Any]:
+    """How a live migration goes on, for people."""
+    decided = _strategy(world, row)
+    return {"destination": row.request["args"].get("dest"), "strategy": decided.get("strategy"),
+            "reason": decided.get("reason"), **terms_of(world, row)}
+
+
+def terms_of(world: World, row: OperationRow) -> dict[str, Any]:
+    """What is in force for a live migration, as far as it is decided: ``bandwidth_limit`` in
+    MiB/s, 0 without one, and ``max_pause`` in ms."""
+    if row.verb != "live_out":
+        return {}
+    claims = [claim for claim in world.journal.claims(guest=row.guest)
+              if claim.operation == row.id]
+    decided = _strategy(world, row).get("limits")
+    if decided:
+        limits = tuned(Limits(**decided), claims)
+        return {"bandwidth_limit": limits.bandwidth, "max_pause": limits.budget_ms}
+    asked = asked_of(row.request["args"])
+    for claim in claims:
+        asked = asked.changed(Asked.of(claim.data)) if claim.kind == TUNED else asked
+    told = {"bandwidth_limit": asked.bandwidth, "max_pause": asked.max_pause}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _verdict(listed: list[Check], host: str | None) -> str:

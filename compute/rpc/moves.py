@@ -19,14 +19,13 @@ from compute.errors import MagnetarError, Refused, Retryable, Unknown, from_dict
 from compute.manager import Manager
 from compute.migration import checks
 from compute.model import wire
-from compute.rpc.primitives import Primitive, data, make
+from compute.rpc.primitives import Primitive, data, make, own, with_own
 from db.journal import OperationRow, rows
 
 LOG = logging.getLogger(__name__)
 PREPARE_SECONDS = 1700.0  # below the 1800 s that callers wait
 SWITCH_SECONDS = 50.0
 FIRST_LOOK, LAST_LOOK = 0.01, 0.2  # seconds between two looks at an operation, growing
-OWN_DATA = "magnetar"  # where our facts are in a LibvirtLiveMigrateData, between agents only
 
 
 class MoveHandlers:
@@ -52,12 +51,11 @@ class MoveHandlers:
         asked = make("LibvirtLiveMigrateData", {
             "block_migration": args["block_migration"],
             "disk_over_commit": args["disk_over_commit"]})
-        asked["nova_object.data"][OWN_DATA] = {"incoming": dict(
-            self.world.driver.incoming_facts())}
+        asked = with_own(asked, {"incoming": dict(self.world.driver.incoming_facts())})
         answer = self.world.peers.call(
             context, source, "check_can_live_migrate_source", instance=args["instance"],
             dest_check_data=asked)
-        told = data(answer).get(OWN_DATA)
+        told = own(answer)
         if not told:
             raise Refused(f"The agent of host {source} is none that guests can come from.",
                           now="Nothing was changed.", next="Move it with that agent's own kind.",
@@ -86,13 +84,11 @@ class MoveHandlers:
 
     def _check_source(self, args) -> Primitive:
         guest = wire.instance_of(args)["uuid"]
-        asked = dict(args["dest_check_data"])
-        incoming = (data(asked).get(OWN_DATA) or {}).get("incoming")
+        incoming = own(args["dest_check_data"]).get("incoming")
         outgoing = dict(self.world.driver.outgoing(guest))
         found = self.world.driver.check_outgoing(guest, incoming) if incoming else ()
-        asked["nova_object.data"] = {**data(asked), OWN_DATA: {
-            "outgoing": outgoing, "checks": checks.to_plain(found, self.world.host)}}
-        return asked
+        return with_own(args["dest_check_data"], {
+            "outgoing": outgoing, "checks": checks.to_plain(found, self.world.host)})
 
     # -- another size, and cold ----------------------------------------------------------------
     def prep_resize(self, context, args) -> None:
@@ -147,9 +143,7 @@ class MoveHandlers:
         self._room_for_one_more(guest)
         row = self._accept("live_in", context, without_contents(args))
         prepared = self._wait_for(row, self._prepared, PREPARE_SECONDS)
-        answer = dict(args["migrate_data"] or make("LibvirtLiveMigrateData", {}))
-        answer["nova_object.data"] = {**data(answer), OWN_DATA: prepared}
-        return answer
+        return with_own(args["migrate_data"] or make("LibvirtLiveMigrateData", {}), prepared)
 
     def _room_for_one_more(self, guest: str) -> None:
         limit = self.world.conf.max_concurrent_incoming_live_migrations

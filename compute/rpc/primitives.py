@@ -21,6 +21,7 @@ NAMESPACE = "nova_object.namespace"
 VERSION = "nova_object.version"
 DATA = "nova_object.data"
 CHANGES = "nova_object.changes"
+OWN = "magnetar"  # what we tell each other in a LibvirtLiveMigrateData; Nova reads past it
 
 # Versions of the objects that we make or ask for ourselves, as of Nova 2026.2 (release 34).
 VERSIONS = {
@@ -113,6 +114,16 @@ def patch(prim: Primitive, values: Mapping[str, Any]) -> Primitive:
     copy[DATA] = {**prim[DATA], **values}
     copy[CHANGES] = sorted({*changes(prim), *values})
     return copy
+
+
+def own(prim: Primitive | None) -> dict[str, Any]:
+    """What was told with :func:`with_own`; empty if nothing was."""
+    return data(prim).get(OWN) or {}
+
+
+def with_own(prim: Primitive, facts: Mapping[str, Any]) -> Primitive:
+    """A copy of an object that carries facts of ours, instead of those it carried."""
+    return {**prim, DATA: {**data(prim), OWN: dict(facts)}}
 
 
 def clean(prim: Primitive, updates: Mapping[str, Any] | None = None) -> Primitive:

@@ -15,12 +15,13 @@ from compute.migration import truth
 from compute.migration.monitor import Monitor
 from compute.migration.planning import decide_plan
 from compute.migration.policy import Limits
+from compute.migration.terms import Asked
 from compute.migration.truth import HERE, Act, End, Judgement, end_of
 from compute.model import states
 from compute.model.guest import Guest
 from compute.model.move import Check, JobSample, MovePlan
 from compute.model.wire import NO_FLAVOR
-from compute.rpc.primitives import data, make
+from compute.rpc.primitives import data, make, own
 from compute.steps.domain import generation, power
 from compute.steps.migration_record import mark, migration_of
 from db.journal import rows
@@ -104,7 +105,7 @@ class Destination(Step):
                              f"prepare for guest {run.row.guest}: {error.what}",
                              code="destination_silent") from error
             raise
-        prepared = data(answer).get("magnetar")
+        prepared = own(answer)
         if not prepared:
             raise Failed(f"The agent of host {host} is none that guests can be moved to from here.",
                          next="Choose a host whose agent is Magnetar's.", code="no_peer")
@@ -141,10 +142,16 @@ class Strategy(Step):
 
     def do(self, run: Run) -> dict[str, Any]:
         decided = decide_plan(run.world, sized(run), destination_of(run),
-                              run.outcome("destination"), generation(run) + 1, run.row.id)
+                              run.outcome("destination"), generation(run) + 1, run.row.id,
+                              asked_of(run.request["args"]))
         run.say(decided.reason)
         return {"plan": decided.plan.to_plain(), "limits": asdict(decided.limits),
                 "strategy": decided.strategy, "reason": decided.reason}
+
+
+def asked_of(args: Mapping[str, Any]) -> Asked:
+    """What was asked for of this migration alone. Raises Refused(code='bad_value')."""
+    return Asked.of(own(args.get("migrate_data")).get("asked"))
 
 
 def sized(run: Run) -> Guest:

@@ -40,6 +40,7 @@ COMMANDS = {
     "server migration confirm": "move:ResizeConfirm",
     "server migration revert": "move:ResizeRevert",
     "migration list": "migration:List",
+    "migration set": "migration:Set",
     "migration watch": "migration:Watch",
     "plan live-migrate": "migration:Plan",
     "console log show": "server:ConsoleLog",

@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 from control.cli import watch
-from control.cli.base import Command, Lister, Report, ShowOne, shown, table, tell
+from control.cli.base import Command, Lister, Report, ShowOne, shown, table, tell, usage
 from control.cli.columns import Size
+from control.cli.move import add_terms, terms
 
 COLUMNS = (
     ("Id", "id"),
@@ -20,6 +21,7 @@ COLUMNS = (
     ("Dest Compute", "dest_compute"),
     ("Created At", "created_at"),
     ("Updated At", "updated_at"),
+    ("Asked For", "options"),
     ("Message", "message"),
 )
 TYPES = ("evacuation", "live-migration", "cold-migration", "resize")
@@ -44,9 +46,10 @@ class _List(Lister):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """The oldest first."""
         everything = True if self.all else parsed_args.all or None
-        return table(self.client.call(
+        found = self.client.call(
             "migration.list", server=parsed_args.server, host=parsed_args.host,
-            status=parsed_args.status, type=parsed_args.type, all=everything), COLUMNS)
+            status=parsed_args.status, type=parsed_args.type, all=everything)
+        return table([{**one, "options": watch.asked(one)} for one in found], COLUMNS)
 
 
 class ServerList(_List):
@@ -98,6 +101,27 @@ class _Live(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Ask for it."""
         self.client.call(self.method, server=parsed_args.server, migration=parsed_args.migration)
+        return 0
+
+
+class Set(Command):
+    """Change a live migration while it goes on: its bandwidth, its longest pause"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """One server, and what to change."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("guest", metavar="GUEST", help="Name or ID of the server.")
+        add_terms(parser, strategy=False)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Ask for it, and say what is in force."""
+        if not terms(parsed_args):
+            raise usage("Name a --bandwidth or a --max-pause.")
+        now = self.client.call("server.migration_set", server=parsed_args.guest,
+                               **terms(parsed_args))
+        print(f"{now['server']}: {watch.in_force(now)} from now on.",
+              file=self.app.stdout)
         return 0
 
 
@@ -181,19 +205,25 @@ class Plan(Report):
                            help="Its disks are local and go along (default: find out).")
         disks.add_argument("--shared-migration", dest="block", action="store_false", default=None,
                            help="Its disks are on shared storage.")
+        add_terms(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """Checks, strategy, predicted time and pause. Exit code 0 also when it cannot be: that the
         plan was made is the success."""
         plan = self.client.call("server.plan_live_migrate", server=parsed_args.guest,
-                                host=parsed_args.host, block_migration=parsed_args.block)
+                                host=parsed_args.host, block_migration=parsed_args.block,
+                                **terms(parsed_args))
         if parsed_args.formatter == "text":
             plan = {**plan, "checks": [_check(one) for one in plan.get("checks") or ()]}
             for name in ("dirty_rate", "bandwidth"):
                 if plan.get(name) is not None:
                     rate = Size(plan[name]).human_readable()
                     plan[name] = f"{rate}/s" if plan[name] else "not known"
+            if plan.get("max_pause") is not None:
+                limit = plan.get("bandwidth_limit")
+                plan["bandwidth_limit"] = f"{limit} MiB/s" if limit else "none"
+                plan["max_pause"] = f"{plan['max_pause']} ms"
         return self.sections(plan)
 
 

@@ -53,6 +53,27 @@ class Resize(_Move):
         return self.method, {"flavor": parsed_args.flavor}
 
 
+STRATEGIES = ("auto", "precopy", "auto-converge", "multifd", "postcopy")
+
+
+def add_terms(parser: argparse.ArgumentParser, *, strategy: bool = True) -> None:
+    """--strategy, --bandwidth and --max-pause of one live migration."""
+    if strategy:
+        parser.add_argument("--strategy", choices=STRATEGIES,
+                            help="Live: how its memory goes over (default: as its host says).")
+    parser.add_argument("--bandwidth", type=int, metavar="MIB_S",
+                        help="Live: MiB/s that it may take, 0 for no limit.")
+    parser.add_argument("--max-pause", type=int, metavar="MS",
+                        help="Live: the longest pause of the server, in milliseconds.")
+
+
+def terms(parsed_args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of them."""
+    found = {name: getattr(parsed_args, name, None)
+             for name in ("strategy", "bandwidth", "max_pause")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 class _Word(Command):
     method = ""
 
@@ -94,6 +115,7 @@ class Migrate(_Move):
                            help="Live: its disks are local and go along (default: find out).")
         disks.add_argument("--shared-migration", dest="block", action="store_false", default=None,
                            help="Live: its disks are on shared storage.")
+        add_terms(parser)
         return parser
 
     def request(self, parsed_args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -101,9 +123,12 @@ class Migrate(_Move):
         if not parsed_args.live_migration:
             if parsed_args.block is not None:
                 raise usage("Which disks go along only matters with --live-migration.")
+            if terms(parsed_args):
+                raise usage("--strategy, --bandwidth and --max-pause are for --live-migration.")
             return "server.migrate", {"host": parsed_args.host}
         return "server.live_migrate", {"host": parsed_args.host,
-                                       "block_migration": parsed_args.block}
+                                       "block_migration": parsed_args.block,
+                                       **terms(parsed_args)}
 
 
 class Evacuate(_Move):

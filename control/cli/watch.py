@@ -18,7 +18,7 @@ FIRST_POLL, LAST_POLL = 0.2, 1.0  # seconds between two looks, growing
 WAITS = ("finished",)  # a resize that waits to be confirmed: the transfer is over
 GOOD = ("finished", "confirmed", "completed", "done", "confirming")
 FIELDS = ("id", "server", "server_id", "type", "status", "source_compute", "dest_compute",
-          "message", "created_at", "updated_at")
+          "asked", "message", "created_at", "updated_at")
 
 
 def over(migration: Row) -> bool:
@@ -55,10 +55,30 @@ def described(migration: Row) -> str:
         parts.append(f"pass {told['iteration']}")
     if told.get("throttle"):
         parts.append(f"CPU throttled by {told['throttle']} %")
+    if limits := in_force(told):
+        parts.append(limits)
     if told.get("seconds_left") is not None:
         parts.append(f"about {told['seconds_left']:.0f} s")
     where = f" to {migration['dest_compute']}" if migration["dest_compute"] else ""
     return f"{migration['type']}{where}: {', '.join(parts)}"
+
+
+def in_force(told: Row) -> str:
+    """The limits of a live migration, as far as they are known."""
+    parts = []
+    if told.get("bandwidth_limit") is not None:
+        limit = told["bandwidth_limit"]
+        parts.append(f"at most {limit} MiB/s" if limit else "no limit of bandwidth")
+    if told.get("max_pause") is not None:
+        parts.append(f"a pause of at most {told['max_pause']} ms")
+    return ", ".join(parts)
+
+
+def asked(migration: Row) -> str:
+    """What was asked for of one migration, instead of its host's options."""
+    told = migration.get("asked") or {}
+    limits = {"bandwidth_limit": told.get("bandwidth"), "max_pause": told.get("max_pause")}
+    return ", ".join(part for part in (told.get("strategy"), in_force(limits)) if part)
 
 
 def plain(migration: Row) -> Row:

@@ -153,6 +153,8 @@ class Live(Mover):
                 "dest_compute": node["host"], "dest_node": node["hypervisor_hostname"],
                 "dest_compute_id": node["id"]})
             _, migration = self.loaded(connection, context, now, ())
+        if now["args"].get("asked"):  # the server's host looks for it there; Nova reads past it
+            answer = primitives.with_own(answer, {"asked": now["args"]["asked"]})
         self.computes.cast_alt(
             context, move["source_compute"], "live_migration", instance=instance,
             dest=node["host"], block_migration=move["args"]["block_migration"],
@@ -176,6 +178,23 @@ class Live(Mover):
                 now=NOTHING, code="migration_not_found",
                 next=f"See 'magnetar server migration list --server {row['uuid']}'.")
         return found[-1]
+
+    def change(self, context: Context, row: Row, migration: int | None,
+               asked: Mapping[str, Any]) -> tuple[Row, Row]:
+        """Change a live migration while it goes on, by its host, whose journal keeps it; what was
+        asked for is remembered here only to be shown. Returns the move and what is in force.
+
+        :raises Refused: there is none, it is at its end, or that is not possible.
+        """
+        with self.store.begin() as connection:
+            move = self.current(connection, row, migration)
+        told = self.computes.call_own(context, move["source_compute"], "migration_set",
+                                      guest=row["uuid"], **asked)
+        with self.store.begin() as connection:
+            args = (moves.get(connection, move["migration_id"]) or move)["args"]
+            moves.save(connection, move["id"], {
+                "args": {**args, "asked": {**(args.get("asked") or {}), **asked}}})
+        return move, told
 
     def abort(self, context: Context, row: Row, migration: int | None) -> Row:
         """Stop a live migration, whatever its phase; the server stays where it runs.

@@ -86,19 +86,29 @@ class MoveVerbs:
 
     def server_live_migrate(self, server: str, host: str | None = None,
                             block_migration: str | bool | None = None,
-                            request_id: str | None = None) -> Row:
+                            strategy: str | None = None, bandwidth: int | None = None,
+                            max_pause: int | None = None, request_id: str | None = None) -> Row:
         """Move a server to another host while it runs.
 
         :param block_migration: True: its disks are local and go along; False: they are shared;
             ``auto`` or None: its hosts find out.
+        :param strategy: instead of its host's live_migration_strategy, as ``bandwidth`` (MiB/s, 0
+            without a limit) is instead of live_migration_bandwidth and ``max_pause`` (ms) instead
+            of live_migration_downtime.
+        :raises Refused: its host does not permit that; nothing is done.
         """
         row = self._whole(server)
+        asked = given(strategy=strategy, bandwidth=bandwidth, max_pause=max_pause)
         if block_migration not in BLOCK:
             raise Refused(f"block_migration cannot be {block_migration!r}.", now=NOTHING,
                           next="Use true, false or auto.", code="bad_value")
+        if asked and row["host"]:
+            self.computes.call_own(context_for(), row["host"], "migration_options",
+                                   guest=row["uuid"], **asked)
         return self._move(row, request_id, Plan(
             "live-migrate", "live-migration", LIVE, LIVE_FROM, host=host,
-            excluded=self._not_here(row), args={"block_migration": BLOCK[block_migration]}))
+            excluded=self._not_here(row),
+            args={"block_migration": BLOCK[block_migration], "asked": asked}))
 
     def server_evacuate(self, server: str, host: str | None = None, fenced: bool = False,
                         request_id: str | None = None) -> Row:
@@ -145,12 +155,24 @@ class MoveVerbs:
         move = self.moves.live.force_complete(context_for(), row, migration)
         return self.server_migration_show(row["uuid"], move["migration_id"])
 
+    def server_migration_set(self, server: str, bandwidth: int | None = None,
+                             max_pause: int | None = None, migration: int | None = None) -> Row:
+        """Change a live migration while it goes on: ``bandwidth`` in MiB/s, 0 without a limit, and
+        ``max_pause`` in ms. Returns it with what is in force then."""
+        row = self._find(server)
+        asked = given(bandwidth=bandwidth, max_pause=max_pause)
+        move, told = self.moves.live.change(context_for(), row, migration, asked)
+        return {**self.server_migration_show(row["uuid"], move["migration_id"]), **told}
+
     server_migration_show: Callable[..., Row]
 
     def server_plan_live_migrate(self, server: str, host: str | None = None,
-                                 block_migration: str | bool | None = None) -> Row:
+                                 block_migration: str | bool | None = None,
+                                 strategy: str | None = None, bandwidth: int | None = None,
+                                 max_pause: int | None = None) -> Row:
         """What a live migration of a server would do, and whether it could: checks, strategy,
-        predicted time and pause. Nothing is changed."""
+        predicted time and pause. Nothing is changed. The options are those of
+        :meth:`server_live_migrate`."""
         row = self._find(server)
         if not row["host"]:
             raise Refused(f"Server {row['display_name']} is on no host.", now=NOTHING,
@@ -160,7 +182,9 @@ class MoveVerbs:
             raise Refused(f"Server {row['display_name']} is on host {to} already.", now=NOTHING,
                           next="Name another host, or none.", code="same_host")
         return self.computes.call_own(context_for(), row["host"], "plan_live_migrate",
-                                      guest=row["uuid"], host=to, block=BLOCK.get(block_migration))
+                                      guest=row["uuid"], host=to, block=BLOCK.get(block_migration),
+                                      **given(strategy=strategy, bandwidth=bandwidth,
+                                              max_pause=max_pause))
 
     def _likely(self, row: Row) -> str:
         """The host that would be chosen now. Raises Refused(code='no_valid_host')."""
@@ -184,6 +208,11 @@ class MoveVerbs:
                                                   guest=row["uuid"])
         return {**shown, "progress": progress, "vm_state": row["vm_state"],
                 "task_state": row["task_state"]}
+
+
+def given(**asked: Any) -> Row:
+    """What was asked for, without what was not."""
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def check_flavor(row: Row, flavor: Row) -> None:

@@ -97,5 +97,6 @@ class Migrations:
             "dest_compute": row["dest_compute"] or nodes.get(move.get("dest_node")),
             "dest_node": row["dest_node"], "dest_host": row["dest_host"],
             **{name: row[name] for name in BYTES}, "message": message,
+            "asked": (move.get("args") or {}).get("asked") or {},
             "created_at": row["created_at"], "updated_at": row["updated_at"],
         }

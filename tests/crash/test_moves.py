@@ -21,7 +21,7 @@ BOTH, AGAIN = 0.1, 0.03
 DRAWN = {
     "live_shared": 10, "live_slow": 10, "live_postcopy": 10, "live_postcopy_cut": 20,
     "live_source_away": 10, "live_destination_away": 10, "live_silence": 10, "live_abort": 10,
-    "live_force": 10, "live_lossy": 8, "live_of_a_paused": 8, "resize_here": 15,
+    "live_force": 10, "live_tuned": 15, "live_lossy": 8, "live_of_a_paused": 8, "resize_here": 15,
     "resize_lossy": 15, "resize_of_a_stopped": 8, "confirm_here": 5, "confirm_of_a_stopped": 3,
     "revert_here": 10, "revert_lossy": 10, "revert_of_a_stopped": 5}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from compute.errors import MagnetarError
 from compute.model import states
 from tests import fakes
 from tests.crash.hosts import GUEST, HOSTS, Hosts
@@ -132,6 +134,15 @@ def force(hosts: Hosts) -> None:
     hosts.cast("host1", "live_migration_force_complete", instance=instance(hosts))
 
 
+def tune(hosts: Hosts) -> None:
+    """Somebody changes it, if the agent is there to be told."""
+    if "host1" in hosts.exchange.agents:
+        _, verbs = hosts.exchange.agents["host1"]
+        with contextlib.suppress(MagnetarError):
+            hosts.hub.carry("host1", lambda: verbs["migration_set"](
+                guest=GUEST, bandwidth=7, max_pause=60), 60)
+
+
 def fault(**what: Any) -> Callable[[Hosts], None]:
     """Something goes wrong in the fabric, or does no more."""
     return lambda hosts: hosts.fabric.set(**what)
@@ -193,6 +204,8 @@ WAYS = {way.name: way for way in (
         later=((1, silence), (60, speech))),
     Way("live_abort", live, LIVE, (CANCELLED, MOVED, NOT_MOVED), {"samples": 300}, after="built",
         later=((2, abort),)),
+    Way("live_tuned", live, LIVE, (MOVED, NOT_MOVED), {"samples": 60}, after="built",
+        later=((0.5, tune), (2, tune))),
     Way("live_force", live, LIVE, (MOVED, NOT_MOVED, CANCELLED), ENDLESS,
         after="built", later=((2, force),)),
     Way("paused", paused, (), ({**STAYED, **PAUSED},), after="built"),

@@ -17,7 +17,7 @@ from compute.operator.moves import MoveVerbs
 from compute.recovery.invariants import check
 from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler
-from compute.rpc.primitives import data, make
+from compute.rpc.primitives import data, make, with_own
 from db.journal import OperationRow
 from tests import fakes
 from tests.waiting import PATIENCE, Haste, wait_until
@@ -142,7 +142,7 @@ class LiveTest(testtools.TestCase):
         return uuid
 
     def migrate(self, uuid: str, block: bool | None = None, check: bool = True,
-                source: Agent | None = None, dest: Agent | None = None) -> int:
+                source: Agent | None = None, dest: Agent | None = None, **asked: Any) -> int:
         """What the conductor does to move a guest; returns the migration's id."""
         source, dest = source or self.one, dest or self.two
         prim = self.conductor.set(uuid, task_state=states.MIGRATING)
@@ -155,6 +155,8 @@ class LiveTest(testtools.TestCase):
             answer = source.world.peers.call(
                 context, dest.name, "check_can_live_migrate_destination", instance=prim,
                 block_migration=block, disk_over_commit=False, migration=migration, limits=None)
+        if asked:
+            answer = with_own(answer, {"asked": asked})
         source.world.peers.cast(
             context, source.name, "live_migration", dest=dest.name, instance=prim,
             block_migration=block, migration=migration, migrate_data=answer)

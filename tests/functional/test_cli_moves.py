@@ -79,6 +79,9 @@ class WordsTest(Base):
              "server.live_migrate", {**web, "host": "h2", "block_migration": True}),
             ("server migrate --live-migration --shared-migration web", "server.live_migrate",
              {**web, "block_migration": False}),
+            ("server migrate --live-migration --strategy postcopy --bandwidth 0 --max-pause 90 web",
+             "server.live_migrate",
+             {**web, "strategy": "postcopy", "bandwidth": 0, "max_pause": 90}),
             ("server evacuate web", "server.evacuate", {**web, "fenced": False}),
             ("server evacuate --fenced --host h2 web", "server.evacuate",
              {**web, "fenced": True, "host": "h2"}),
@@ -96,7 +99,10 @@ class WordsTest(Base):
     def test_wrong_usage(self):
         for words in ("server migrate --block-migration web", "server resize web",
                       "server migration list --type x", "server migration abort web seven",
-                      "server migrate --block-migration --shared-migration web"):
+                      "server migrate --block-migration --shared-migration web",
+                      "server migrate --max-pause 5 web", "migration set web",
+                      "server migrate --live-migration --strategy fast web",
+                      "migration set --bandwidth much web"):
             code, _, _ = self.run_cli(*words.split())
             self.assertEqual((2, words), (code, words))
 
@@ -112,6 +118,24 @@ class WordsTest(Base):
             self.last_call("server", "migration", "list", "--server", "web", "--host", "h1",
                            "--status", "error", "--type", "resize")[1])
 
+    def test_what_was_asked_for_is_listed(self):
+        self.plane.answers["migration.list"] = [
+            migration(asked={"strategy": "precopy", "bandwidth": 0, "max_pause": 90}),
+            migration(asked={"bandwidth": 20}), migration(asked={}), MIGRATION]
+        rows = json.loads(self.ok("migration", "list", "-f", "json"))
+        self.assertEqual(
+            ["precopy, no limit of bandwidth, a pause of at most 90 ms", "at most 20 MiB/s", "",
+             ""], [row["Asked For"] for row in rows])
+
+    def test_set(self):
+        self.plane.answers["server.migration_set"] = migration(bandwidth_limit=20, max_pause=90)
+        self.assertEqual("web: at most 20 MiB/s, a pause of at most 90 ms from now on.\n",
+                         self.ok("migration", "set", "web", "--bandwidth", "20"))
+        self.assertEqual(("server.migration_set", {"server": "web", "bandwidth": 20}),
+                         self.plane.calls[-1])
+        self.assertEqual({"server": "web", "bandwidth": 0, "max_pause": 90}, self.last_call(
+            "migration", "set", "--bandwidth", "0", "--max-pause", "90", "web")[1])
+
     def test_show(self):
         self.plane.answers["server.migration_progress"] = migration(progress=TOLD)
         out = self.ok("server", "migration", "show", "web")
@@ -124,12 +148,13 @@ class WordsTest(Base):
 class WaitTest(Base):
     def test_a_move_that_ends_well(self):
         self.plane.script("server.migration_progress", migration(status="queued"),
-                          migration(progress=TOLD),
+                          migration(progress={**TOLD, "bandwidth_limit": 20, "max_pause": 90}),
                           migration(status="completed", ended=True))
         code, out, err = self.run_cli("server", "migrate", "--live-migration", "--wait", "web")
         self.assertEqual((0, "web: live-migration to h2 is completed.\n"), (code, out))
         self.assertIn("live-migration to h2: precopy, 1 GiB of 5 GiB left, dirty 30 MiB/s, "
-                      "sent 1 GiB/s, pass 3, CPU throttled by 20 %, about 12 s", err)
+                      "sent 1 GiB/s, pass 3, CPU throttled by 20 %, at most 20 MiB/s, "
+                      "a pause of at most 90 ms, about 12 s", err)
 
     def test_a_resize_waits_for_a_word(self):
         self.plane.script("server.migration_progress",
@@ -261,6 +286,15 @@ class PlanTest(Base):
                      "[unknown] clock: it was not asked", "30 MiB/s", "Verdict", "cannot"):
             self.assertIn(text, out)
         self.assertNotIn("Buy another", out)
+        self.plane.answers["server.plan_live_migrate"] = {
+            **self.ANSWER, "bandwidth_limit": 20, "max_pause": 90}
+        out = self.ok("plan", "live-migrate", "web", "--strategy", "multifd", "--bandwidth", "20",
+                      "--max-pause", "90")
+        self.assertEqual({"server": "web", "strategy": "multifd", "bandwidth": 20,
+                          "max_pause": 90}, self.plane.calls[-1][1])
+        self.assertIn("20 MiB/s", out)
+        self.assertIn("90 ms", out)
+        self.plane.answers["server.plan_live_migrate"] = self.ANSWER
         self.assertEqual(self.ANSWER,
                          json.loads(self.ok("plan", "live-migrate", "web", "-f", "json")))
 

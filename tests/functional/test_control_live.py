@@ -2,6 +2,7 @@
 
 import threading
 
+from compute.errors import Refused
 from compute.rpc import primitives
 from compute.rpc.exceptions import nova_exception
 from compute.rpc.primitives import data
@@ -52,11 +53,53 @@ class LiveTest(MovesTest):
             args["dest"], args["block_migration"], context.request_id,
             data(args["migration"])["dest_compute"], data(args["migration"])["dest_node"]))
         self.assertEqual("LibvirtLiveMigrateData", args["migrate_data"]["nova_object.name"])
+        self.assertEqual({}, primitives.own(args["migrate_data"]))
         self.assertIn(("live_migration", "compute-alt", "6.0"), self.agents["host1"].routes)
         self.assertIn(("check_can_live_migrate_destination", "compute", "6.0"),
                       self.agents["host3"].routes)
         self.refused("bad_value", self.control.server_live_migrate, "one",
                      block_migration="perhaps")
+
+    def test_options_of_one_migration(self):
+        one = self.on("host1")["id"]
+        self.script("live_migration", movers.running)
+        self.agents["host1"].script.update(
+            migration_options=lambda agent, context, args: args,
+            migration_set=lambda agent, context, args: {
+                "bandwidth_limit": args["bandwidth"], "max_pause": 70})
+        self.control.server_live_migrate("one", host="host3", strategy="precopy", max_pause=70)
+        [(_, asked)] = self.agents["host1"].got("migration_options")
+        self.assertEqual({"guest": one, "strategy": "precopy", "max_pause": 70}, asked)
+        [(_, args)] = self.agents["host1"].got("live_migration")
+        wanted = {"strategy": "precopy", "max_pause": 70}
+        self.assertEqual({"asked": wanted}, primitives.own(args["migrate_data"]))
+        self.status("running")
+        self.assertEqual([wanted], [move["asked"] for move in self.control.migration_list()])
+        now = self.control.server_migration_set("one", bandwidth=9)
+        self.assertEqual((9, 70, {**wanted, "bandwidth": 9}),
+                         (now["bandwidth_limit"], now["max_pause"], now["asked"]))
+        [(_, args)] = self.agents["host1"].got("migration_set")
+        self.assertEqual({"guest": one, "bandwidth": 9}, args)
+
+    def test_options_that_the_host_refuses_begin_nothing(self):
+        self.on("host1")
+
+        def no(agent, context, args):
+            raise Refused("The strategy postcopy is not permitted on this host.",
+                          now="Nothing was changed.", code="strategy_not_permitted")
+
+        self.agents["host1"].script.update(migration_options=no, migration_set=no)
+        self.refused("strategy_not_permitted", self.control.server_live_migrate, "one",
+                     strategy="postcopy")
+        self.assertIsNone(self.control.server_show("one")["task_state"])
+        self.assertEqual([], self.control.migration_list(all=True))
+        self.refused("migration_not_found", self.control.server_migration_set, "one", bandwidth=1)
+        self.script("live_migration", movers.running)
+        self.control.server_live_migrate("one")
+        self.status("running")
+        self.refused("strategy_not_permitted", self.control.server_migration_set, "one",
+                     max_pause=1)
+        self.assertEqual([{}], [move["asked"] for move in self.control.migration_list()])
 
     def test_no_host_that_can_leaves_the_server_as_it_was(self):
         self.on("host1")

@@ -192,6 +192,8 @@ class SharedTest(LiveTest):
         self.assert_on(guest, self.two)
         self.migrate(guest, source=self.two, dest=self.one)
         self.assert_on(guest, self.one)
+        self.assert_whole_console(guest, self.one)
+        self.assertNotIn(("host1", "peer_console"), self.two.world.peers.calls)
 
     def test_undone_it_leaves_the_disks(self):
         guest = self.boot()

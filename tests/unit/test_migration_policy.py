@@ -75,7 +75,7 @@ class RowsTest(testtools.TestCase):
         self.assertEqual([(0, 1), (5, 2), (15, 3), (35, 4), (75, 5)], tried)
 
     def test_switch_over_and_post_copy_are_left_alone(self):
-        limits = Limits(completion_seconds=1, bandwidth=5)
+        limits = Limits(completion_seconds=1)
         for phase in (move.SWITCHOVER, move.POSTCOPY):
             self.decides(NOTHING, [sample(0, phase), sample(50, phase)], limits, FORCED)
 
@@ -133,6 +133,17 @@ class RowsTest(testtools.TestCase):
         capped = replace(BEGUN, bandwidth=30)
         self.assertEqual(0, self.decides(BANDWIDTH, [sample(1)], Limits(), capped).value)
         self.decides(NOTHING, [sample(1)], Limits(bandwidth=30), capped)
+        self.decides(BANDWIDTH, [sample(1, move.POSTCOPY)], Limits(bandwidth=30))
+        self.decides(NOTHING, [sample(1, move.SWITCHOVER)], Limits(bandwidth=30))
+        paused = replace(BEGUN, paused=True, pause_until=60)
+        self.decides(BANDWIDTH, [sample(1, move.SWITCHOVER)], Limits(bandwidth=30), paused)
+
+    def test_a_budget_that_is_lowered_lowers_the_pause(self):
+        raised = replace(BEGUN, downtime_ms=400)
+        action = self.decides(DOWNTIME, [sample(1)], Limits(budget_ms=200), raised)
+        self.assertEqual((200, "The pause may be 200 ms at most now."),
+                         (action.value, action.reason))
+        self.decides(NOTHING, [sample(1)], Limits(budget_ms=400), raised)
 
     def test_the_first_pass_says_nothing(self):
         self.decides(NOTHING, [sample(1, memory_remaining=900, dirty_rate=900)], words="first pass")
