@@ -7,7 +7,6 @@ from compute.migration.policy import State
 from compute.model.move import MovePlan
 from compute.operator.verbs import OperatorVerbs
 from db.journal import rows
-from tests.functional.control_support import wait_until
 from tests.functional.live_support import LiveTest
 
 NOT_CHANGED = "Nothing was changed"
@@ -29,7 +28,7 @@ class Base(LiveTest):
         def told() -> dict:
             return self.one.verbs.migration_progress(guest) or {}
 
-        wait_until(lambda: told().get("phase") == "precopy", 20)
+        self.wait(lambda: told().get("phase") == "precopy")
         return told()
 
     def refused(self, code: str, ask, *args, **kwargs) -> Refused:
@@ -104,10 +103,10 @@ class ChangeTest(Base):
         self.assertEqual((30, 500), (told["bandwidth_limit"], told["max_pause"]))
         self.assertEqual({"bandwidth_limit": 80, "max_pause": 500},
                          self.one.verbs.migration_set(guest, bandwidth=80))
-        wait_until(lambda: self.sped(guest)[0] == 80, 10)
+        self.wait(lambda: self.sped(guest)[0] == 80)
         self.assertEqual({"bandwidth_limit": 80, "max_pause": 1000},
                          self.one.verbs.migration_set(guest, max_pause=1000))
-        wait_until(lambda: self.moving(guest)["max_pause"] == 1000, 10)
+        self.wait(lambda: self.moving(guest)["max_pause"] == 1000)
         self.hosts.fabric.set(samples=1)
         self.assert_on(guest, self.two)
         self.assertEqual([], self.one.world.journal.claims(kind="tuned"))
@@ -118,7 +117,7 @@ class ChangeTest(Base):
         self.moving(guest)
         self.assertEqual(100, self.sped(guest)[1])  # as it begins
         self.one.verbs.migration_set(guest, max_pause=40)
-        wait_until(lambda: self.sped(guest)[1] == 40, 10)
+        self.wait(lambda: self.sped(guest)[1] == 40)
 
     def test_an_agent_that_starts_again_goes_by_it(self):
         guest = self.boot()
@@ -127,16 +126,16 @@ class ChangeTest(Base):
         fabric = self.hosts.fabric
         self.one.verbs.migration_set(guest, bandwidth=80)
         self.one.verbs.migration_set(guest, max_pause=250)
-        wait_until(lambda: self.sped(guest)[0] == 80, 10)
+        self.wait(lambda: self.sped(guest)[0] == 80)
         self.one.stop()
         with fabric.lock():
             fabric.set_move(guest, {**fabric.move(guest), "bandwidth": None})
         self.one.start()
-        wait_until(lambda: self.sped(guest)[0] == 80, 10)  # it may have died before it was done
+        self.wait(lambda: self.sped(guest)[0] == 80)  # it may have died before it was done
         told = self.moving(guest)
         self.assertEqual((80, 250), (told["bandwidth_limit"], told["max_pause"]))
         self.one.verbs.migration_set(guest, bandwidth=0)
-        wait_until(lambda: self.sped(guest)[0] == 0, 10)
+        self.wait(lambda: self.sped(guest)[0] == 0)
         shown = OperatorVerbs(self.one.reconciler, {}).explain(guest)["migration"]
         self.assertEqual(("host2", 0, 250), (
             shown["destination"], shown["bandwidth_limit"], shown["max_pause"]))
@@ -156,8 +155,8 @@ class ChangeTest(Base):
             state = State(downtime_ms=100, **done)
             self.one.world.journal.claim("transfer", guest, guest, row.id, state.to_plain())
             self.one.start()
-            wait_until(lambda g=guest: self.hosts.fabric.move(g)["phase"] in (
-                "postcopy", "completed", "cancelled"), 10)
+            self.wait(lambda g=guest: self.hosts.fabric.move(g)["phase"] in (
+                "postcopy", "completed", "cancelled"))
             self.hosts.fabric.set(samples=1)
             self.assert_on(guest, self.two if given == "post-copy" else self.one)
 
@@ -166,8 +165,7 @@ class ChangeTest(Base):
         self.migrate(first)
         self.moving(first)
         self.migrate(guest, max_pause=70)
-        wait_until(lambda: (self.one.verbs.migration_progress(guest) or {}).get("queue_position"),
-                   10)
+        self.wait(lambda: (self.one.verbs.migration_progress(guest) or {}).get("queue_position"))
         self.assertEqual(70, self.one.verbs.migration_progress(guest)["max_pause"])
         self.assertEqual({"bandwidth_limit": 12, "max_pause": 70},
                          self.one.verbs.migration_set(guest, bandwidth=12))
