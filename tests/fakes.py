@@ -12,6 +12,8 @@ import types
 import uuid as uuids
 from collections.abc import Callable
 
+from sqlalchemy.engine import Engine
+
 from compute.conf import agent as agent_options
 from compute.conf import disk as disk_options
 from compute.conf import libvirt as libvirt_options
@@ -93,6 +95,20 @@ class FakeNetworks:
     def host(self, guest):
         """The host that a guest's ports were bound to last; None: where they were allocated."""
         return (*(self.root / guest).read_text().split(), None)[1]
+
+
+_compiled: list[Engine] = []
+
+
+def share_compiled(engine: Engine) -> Engine:
+    """Let an engine use the statements that this process, or the one that it was forked from, has
+    compiled already: that takes much of the time of a short life. SQLAlchemy keeps them for each
+    dialect object, which is the same for all journals."""
+    _compiled.append(engine)
+    engine.dialect = engine.pool._dialect = _compiled[0].dialect
+    engine._compiled_cache = _compiled[0]._compiled_cache
+    del _compiled[1:]
+    return engine
 
 
 def power_cut(driver: FakeDriver) -> None:
@@ -180,7 +196,7 @@ def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=Non
     options = conf(root, host=host)
     clock = clock or SystemClock()
     if engine is None:
-        engine = open_engine(f"sqlite:///{root}/journal.sqlite")
+        engine = share_compiled(open_engine(f"sqlite:///{root}/journal.sqlite"))
         migrate(engine, "journal")
     journal = Journal(engine, clock.now)
     driver = FakeDriver(root / "instances", hook, hostname=host, **driver_options)
