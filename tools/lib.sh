@@ -2,12 +2,15 @@
 #   need_packages [PROFILE…]   install what bindep.txt lists and dpkg does not have
 #   need_venv                  make or refresh .venv
 #   step LABEL COMMAND…        run a slow command with its progress visible
+#   again COMMAND…             run a command up to three times, until it succeeds
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$TOP/.cache
 VENV=$TOP/.venv
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_DEFAULT_TIMEOUT=${PIP_DEFAULT_TIMEOUT:-60}
+AGAIN_SECONDS=${AGAIN_SECONDS:-15}
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
@@ -46,11 +49,22 @@ step() {
     return $status
 }
 
+# Archives and package indexes are slow or away at times.
+again() {
+    local left=2
+    until "$@"; do
+        [ $left -gt 0 ] || return 1
+        say "  trying again in ${AGAIN_SECONDS}s, $left times at most"
+        sleep "$AGAIN_SECONDS"
+        left=$((left - 1))
+    done
+}
+
 # One writer at a time: two commands started together must not install twice.
 locked() {
     mkdir -p "$CACHE"
     (
-        flock -w 600 9 || die "another command has been installing for 10 minutes; see $CACHE/*.log"
+        flock -w 1800 9 || die "another command has been installing for 30 minutes; see $CACHE/*.log"
         "$@" 9>&-
     ) 9>"$CACHE/install.lock"
 }
@@ -80,10 +94,18 @@ need_packages() {
     missing=$(missing_packages "$@" | tr '\n' ' ')
     [ -n "${missing// /}" ] || return 0
     say "Debian packages to install: $missing"
-    locked step "apt-get update" as_root apt-get -q update || return
     # shellcheck disable=SC2086
-    locked step "apt-get install" as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -q -y --no-install-recommends install $missing
+    locked again install_packages $missing
+}
+
+# Another apt may be at work, as a new machine's own does after its boot: it is waited for.
+install_packages() {
+    local patient="-q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3"
+    # shellcheck disable=SC2086
+    step "apt-get update" as_root apt-get $patient update || return
+    # shellcheck disable=SC2086
+    step "apt-get install" as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get $patient -y --no-install-recommends install "$@"
 }
 
 # The first python3 that is new enough: the one on PATH, else a versioned name.
@@ -116,7 +138,7 @@ install_venv() {
         python=$(find_python) || return
         step "python environment in .venv" "$python" -m venv --clear "$VENV" || return
     fi
-    step "pip install" "$VENV/bin/python" -m pip install --progress-bar off \
+    again step "pip install" "$VENV/bin/python" -m pip install --progress-bar off \
         -e "${TOP}[test,style,postgresql]" || return
     printf '%s\n' "$stamp" >"$VENV/installed"
 }

@@ -6,6 +6,9 @@ guest's counter. Only user-space tools write it, so neither root nor loop device
 """
 
 import argparse
+import contextlib
+import fcntl
+import filecmp
 import gzip
 import hashlib
 import os
@@ -14,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import kernel
@@ -173,21 +177,38 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Tests that run side by side ask for the image at the same moment."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "guest.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def copy(built: Path, out: Path) -> None:
+    """Put the image in its place, unless it is there: a guest may have it open."""
+    if out.exists() and filecmp.cmp(built, out, shallow=False):
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    shutil.copyfile(built, partial)
+    partial.rename(out)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="build-guest", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT.qcow2")
     out = parser.parse_args().out.resolve()
     try:
-        tree = kernel.fetch(CACHE / "kernel")
-        built = CACHE / "guest" / f"{inputs_digest(tree)}.qcow2"
-        if not built.exists():
-            shutil.rmtree(built.parent, ignore_errors=True)
-            built.parent.mkdir(parents=True)
-            build(built, tree)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(out.name + ".partial")
-        shutil.copyfile(built, partial)
-        partial.rename(out)
+        with one_at_a_time():
+            tree = kernel.fetch(CACHE / "kernel")
+            built = CACHE / "guest" / f"{inputs_digest(tree)}.qcow2"
+            if not built.exists():
+                shutil.rmtree(built.parent, ignore_errors=True)
+                built.parent.mkdir(parents=True)
+                build(built, tree)
+            copy(built, out)
     except (kernel.KernelError, OSError) as error:
         print(f"build-guest: {error}", file=sys.stderr)
         return 1

@@ -3,9 +3,13 @@
 import lzma
 import re
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 META_PACKAGE = "linux-image-cloud-amd64"
+ATTEMPTS = 3
+PAUSE_SECONDS = 10  # between attempts
 
 
 class KernelError(Exception):
@@ -21,15 +25,30 @@ def fetch(cache: Path) -> Path:
     if unpacked:
         return unpacked[-1].parents[1]
     cache.mkdir(parents=True, exist_ok=True)
-    package = _concrete_package()
-    _run("apt-get", "-q", "download", package, cwd=cache)
-    archive = next(cache.glob(f"{package}_*.deb"))
+    package, archive = _download(cache)
     partial, tree = cache / "partial", cache / package
     _run("rm", "-rf", str(partial))
     _run("dpkg-deb", "-x", str(archive), str(partial))
     partial.rename(tree)
     archive.unlink()
     return tree
+
+
+def _download(cache: Path) -> tuple[str, Path]:
+    """The kernel's package and its archive; tried again with new package lists, since the
+    archive may be away for a moment, or have a newer kernel than old lists tell."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            package = _concrete_package()
+            _run("apt-get", "-q", "download", package, cwd=cache)
+            return package, next(cache.glob(f"{package}_*.deb"))
+        except KernelError as error:
+            if not left:
+                raise
+            print(f"{error}\nTrying again, {left} times at most.", file=sys.stderr, flush=True)
+            time.sleep(PAUSE_SECONDS)
+            subprocess.run(["apt-get", "-q", "update"], capture_output=True, check=False)
+    raise AssertionError("not reached")
 
 
 def _concrete_package() -> str:
