@@ -19,7 +19,7 @@ from compute.services.images import LocalImages
 from tests.contract import legal, replay_conductor, wire
 
 HOST = "lab1"
-SECONDS = 20
+SECONDS = 120
 REGISTRATION = "service_first_registration"
 BUILD = "build_no_network"
 # Methods that other parts follow, and of how many parts each consists: events that end.

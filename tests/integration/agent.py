@@ -14,6 +14,7 @@ import fixtures
 
 from compute.errors import MagnetarError
 from control.cli.client import Client
+from tests.integration.patience import SECONDS
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 IMAGE = TOP / ".cache/guest.qcow2"
@@ -57,25 +58,25 @@ class RealAgent(fixtures.Fixture):
                  "--config-file", str(self.home / "magnetar.conf")],
                 env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=TOP)
         if wait:
-            self.until(lambda: self.client.health()["status"] == "serving", 30, "serving")
+            self.until(lambda: self.client.health()["status"] == "serving", "serving")
 
     def kill(self) -> None:
         """SIGKILL the agent, if it runs."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(SECONDS)
 
     def terminate(self) -> float:
         """SIGTERM the agent; returns the seconds that it took to leave."""
         began = time.monotonic()
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(SECONDS)
         return time.monotonic() - began
 
-    def died(self, seconds: float) -> bool:
-        """Whether the agent ended by SIGKILL within a time."""
+    def died(self) -> bool:
+        """Whether the agent ends by SIGKILL."""
         try:
-            return self.process.wait(seconds) == -9
+            return self.process.wait(SECONDS) == -9
         except subprocess.TimeoutExpired:
             return False
 
@@ -83,7 +84,7 @@ class RealAgent(fixtures.Fixture):
         """Ask over the control socket."""
         return self.client.call(method, **args)
 
-    def until(self, check: Any, seconds: float, what: str) -> float:
+    def until(self, check: Any, what: str, seconds: float = SECONDS) -> float:
         """Poll until a check is true; returns the seconds it took. Errors of the agent (it may be
         down at the moment) count as not yet."""
         began = time.monotonic()

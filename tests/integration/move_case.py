@@ -2,13 +2,11 @@
 
 import re
 import shutil
-import time
 import uuid
 from pathlib import Path
 
 import fixtures
 import libvirt
-import testtools
 from oslo_config import cfg
 
 from compute import conf as magnetar_conf
@@ -19,6 +17,8 @@ from compute.model.move import MovePlan
 from tests.integration.lab import IMAGE, build_image
 from tests.integration.libvirtd import missing
 from tests.integration.move_hosts import MoveHost
+from tests.integration.patience import until
+from tests.integration.repeats import Repeating
 from virt.libvirt.driver import LibvirtDriver
 from virt.libvirt.tls import Certificates
 from virt.storage.store import Store
@@ -45,7 +45,7 @@ def writing_disk():
     )
     table = bytes.fromhex("0000000000000000 ffff0000009acf00 ffff00000092cf00 1700 3c7c0000")
     sector = code.ljust(0x3C, b"\0") + table
-    return (sector.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
+    return (sector.ljust(510, b"\0") + b"\x55\xaa").ljust(16 << 20, b"\0")
 
 
 def nothing(*args):
@@ -65,14 +65,6 @@ class Images:
             Path(path).write_bytes(writing_disk())
 
 
-def until(condition, seconds=30, every=0.05):
-    """Poll until ``condition()`` holds; its last value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(every)
-    return value
-
-
 class Side:
     """One host with its driver."""
 
@@ -89,6 +81,7 @@ class Side:
             ("connection_uri", host.uri), ("virt_type", "qemu"),
             ("live_migration_scheme", "tls"), ("live_migration_with_native_tls", True),
             ("live_migration_inbound_addr", host.address),
+            ("cpu_model_extra_flags", ["-pge"]),  # see tools/toolbox/lab/kills.py
         ):  # fmt: skip
             self.option(name, value)
         self.driver = self.new_driver()
@@ -110,7 +103,7 @@ class Side:
         return self.driver.console_log(guest.uuid, 1 << 20)
 
 
-class MoveCase(testtools.TestCase):
+class MoveCase(Repeating):
     """Two hosts for each class, a driver for each of them and for each test."""
 
     shared = False
@@ -138,12 +131,25 @@ class MoveCase(testtools.TestCase):
         if self.hosts is None:
             self.skipTest(missing())
         self.log = self.useFixture(fixtures.FakeLogger())
+        self.guests = []
+        self.begin()
+
+    def begin(self):
+        """Two sides that have no guests."""
         self.base = Path(self.useFixture(fixtures.TempDir(self.hosts[0].base)).path)
         names = ("both", "both") if self.shared else ("a", "b")
         self.a, self.b = (
             Side(self, host, self.base / name / "instances")
             for host, name in zip(self.hosts, names, strict=True)
         )
+
+    def begin_again(self):
+        while self.guests:
+            self.remove(self.guests.pop())
+        self.begin()
+
+    def consoles(self):
+        return list(self.base.rglob("console.log"))
 
     def guest(self, side, **changes):
         """A guest that runs on a host, and counts on its console."""
@@ -158,10 +164,11 @@ class MoveCase(testtools.TestCase):
         base = driver.fetch_image(guest.image, Images(), nothing, nothing)
         disks = driver.create_disks(guest, base, {})
         driver.define(guest, disks, guest.nics, generation=1, operation="op-1")
+        self.guests.append(number)
         self.addCleanup(self.remove, number)
         driver.power_on(number)
         if guest.image.id == COUNTS.id:
-            self.assertTrue(until(lambda: TICK.search(side.console(guest)), 60), "no boot")
+            self.assertTrue(until(lambda: TICK.search(side.console(guest))), "no boot")
         return guest
 
     def writing_guest(self, side):
@@ -203,9 +210,9 @@ class MoveCase(testtools.TestCase):
         sample = side.driver.job(guest.uuid)
         return sample.phase if sample else None
 
-    def reaches(self, side, guest, *phases, seconds=60):
+    def reaches(self, side, guest, *phases):
         """Wait for one of some phases; the sample that shows it."""
-        seen = until(lambda: self._in(side, guest, phases), seconds, 0.02)
+        seen = until(lambda: self._in(side, guest, phases), every=0.02)
         self.assertIsNotNone(seen, f"no {phases}: {side.driver.job(guest.uuid)}")
         return seen
 
@@ -216,9 +223,9 @@ class MoveCase(testtools.TestCase):
             return None
         return sample if sample is not None and sample.phase in phases else None
 
-    def ends(self, side, guest, phase=move.COMPLETED, seconds=90):
+    def ends(self, side, guest, phase=move.COMPLETED):
         """Wait for the end, which has to be ``phase``; its sample."""
-        sample = self.reaches(side, guest, *move.ENDED, seconds=seconds)
+        sample = self.reaches(side, guest, *move.ENDED)
         self.assertEqual((phase, sample.error and ""), (sample.phase, ""), sample.error)
         return sample
 

@@ -11,10 +11,13 @@ import libvirt
 from compute import errors
 from compute.model import move, states
 from compute.model.guest import Nic
-from tests.integration.move_case import MoveCase, until
+from tests.integration.move_case import MoveCase
+from tests.integration.patience import SECONDS, until
+from tests.integration.repeats import repeated
 
 
 class TestBlockMigration(MoveCase):
+    @repeated
     def test_a_guest_goes_there_and_back_with_its_disks(self):
         guest = self.guest(self.a)
         plan = self.plan(guest, self.a, self.b)
@@ -62,12 +65,12 @@ class TestBlockMigration(MoveCase):
         self.assertIsNone(self.b.driver.job(guest.uuid))
         began = time.monotonic()
         self.a.driver.abort_job(guest.uuid)
-        self.assertLess(time.monotonic() - began, 1)
-        self.ends(self.a, guest, move.CANCELLED, seconds=10)
+        self.assertLess(time.monotonic() - began, SECONDS / 6)  # it does not wait for the end
+        self.ends(self.a, guest, move.CANCELLED)
         self.a.driver.abort_job(guest.uuid)
         self.is_only_on(self.a, self.b, guest)
         self.assertEqual("", self.a.driver.state(guest.uuid).job)
-        self.a.driver.migrate(guest.uuid, self.plan(guest, self.a, self.b, downtime_ms=5000))
+        self.a.driver.migrate(guest.uuid, self.plan(guest, self.a, self.b, downtime_ms=30000))
         self.ends(self.a, guest)
         self.is_only_on(self.b, self.a, guest)
 
@@ -75,15 +78,16 @@ class TestBlockMigration(MoveCase):
         guest = self.writing_guest(self.a)
         self.a.driver.migrate(guest.uuid, self.plan(guest, self.a, self.b, bandwidth=1))
         self.a.driver.abort_job(guest.uuid)
-        self.ends(self.a, guest, move.CANCELLED, seconds=10)
+        self.ends(self.a, guest, move.CANCELLED)
         self.is_only_on(self.a, self.b, guest)
+        # 16 MiB of disk at 1 MiB a second.
         self.a.driver.migrate(
             guest.uuid, self.plan(guest, self.a, self.b, bandwidth=1, incremental=False))
-        sample = until(lambda: self.in_setup(guest), 20, 0.02)
+        sample = until(lambda: self.in_setup(guest), every=0.02)
         self.assertGreater(sample.disk_total, 0)
         self.assertEqual(0, sample.memory_total)
         self.a.driver.abort_job(guest.uuid)
-        self.ends(self.a, guest, move.CANCELLED, seconds=10)
+        self.ends(self.a, guest, move.CANCELLED)
         self.is_only_on(self.a, self.b, guest)
 
     def in_setup(self, guest):
@@ -101,7 +105,7 @@ class TestBlockMigration(MoveCase):
         self.assertGreater(sample.memory_total, 0)
         self.assertEqual("out", self.a.driver.state(guest.uuid).job)
         self.assertEqual("out", self.a.driver.states()[guest.uuid].job)
-        self.a.driver.tune_job(guest.uuid, downtime_ms=5000, bandwidth=0)
+        self.a.driver.tune_job(guest.uuid, downtime_ms=30000, bandwidth=0)
         self.ends(self.a, guest)
         self.is_only_on(self.b, self.a, guest)
 
@@ -130,7 +134,7 @@ class TestBlockMigration(MoveCase):
         self.assertEqual("too_late", error.code)
         self.a.driver.tune_job(guest.uuid, bandwidth=0)
         sample = self.ends(self.a, guest)
-        self.assertLess(sample.downtime_ms, 2000)
+        self.assertLess(sample.downtime_ms, 10000)  # all of its memory takes twice as long
         self.is_only_on(self.b, self.a, guest)
 
     def goes_on_at_b(self, guest):
@@ -143,6 +147,7 @@ class TestBlockMigration(MoveCase):
         self.assertEqual(state, both)
         return states.POWER_NAMES[state.power_state], state.reason, state.job
 
+    @repeated
     def test_post_copy_survives_a_cut(self):
         if not os.environ.get("MAGNETAR_REAL_KILLS"):
             self.skipTest("QEMU 7.2 cannot always recover from a cut early in post-copy: "
@@ -182,6 +187,7 @@ class TestBlockMigration(MoveCase):
 class TestSharedStorage(MoveCase):
     shared = True
 
+    @repeated
     def test_no_disk_is_copied(self):
         guest = self.guest(self.a)
         plan = self.plan(guest, self.a, self.b)
@@ -206,6 +212,7 @@ class TestSharedStorage(MoveCase):
         self.assertIn("10.78.0.9", sample.error)
         self.is_only_on(self.a, self.b, guest)
 
+    @repeated
     def test_a_paused_guest_stays_paused(self):
         guest = self.guest(self.a)
         self.a.driver.pause(guest.uuid)
@@ -218,6 +225,7 @@ class TestSharedStorage(MoveCase):
         self.b.driver.resume(guest.uuid)
         self.counts_on(self.b, guest, before)
 
+    @repeated
     def test_nics_and_screen_are_the_destinations_own(self):
         for side, name in ((self.a, "net-a"), (self.b, "net-b")):
             side.driver.create_network({
@@ -238,6 +246,7 @@ class TestSharedStorage(MoveCase):
         before = max(self.ticks(self.a, guest))
         self.a.driver.migrate(guest.uuid, plan)
         self.ends(self.a, guest)
+        self.is_only_on(self.b, self.a, guest)
         self.b.driver.arrived(there)
         self.counts_on(self.b, guest, before)
         domain = self.b.driver.domains.find(guest.uuid)
@@ -247,7 +256,8 @@ class TestSharedStorage(MoveCase):
             self.assertIn("listen='127.0.0.1'", text)
         for nic in nics:
             self.assertIn(nic.tap, self.b.host.enter("ls", "/sys/class/net"))
-            self.assertNotIn(nic.tap, self.a.host.enter("ls", "/sys/class/net"))
+            self.assertTrue(until(
+                lambda tap=nic.tap: tap not in self.a.host.enter("ls", "/sys/class/net")))
         self.b.driver.power_off(guest.uuid)
         self.b.driver.power_on(guest.uuid)  # by its persistent definition
 
@@ -267,9 +277,9 @@ class TestSharedStorage(MoveCase):
 class TestDaemonDeath(MoveCase):
     """libvirtd dies in the middle: what is told is what is so, once it is back."""
 
-    def begin(self, **changes):
+    def under_way(self, bandwidth=20, **changes):
         guest = self.writing_guest(self.a)
-        plan = self.plan(guest, self.a, self.b, bandwidth=20, **changes)
+        plan = self.plan(guest, self.a, self.b, bandwidth=bandwidth, **changes)
         self.a.driver.migrate(guest.uuid, plan)
         self.reaches(self.a, guest, move.PRECOPY)
         return guest
@@ -278,9 +288,9 @@ class TestDaemonDeath(MoveCase):
         self.assertTrue(until(side.driver.connected))
 
     def test_the_sources_dies_while_memory_goes_over(self):
-        guest = self.begin()
+        guest = self.under_way()
         self.a.host.kill()
-        self.assertRaises(errors.Unknown, until, lambda: self.a.driver.job(guest.uuid) is None, 20)
+        self.assertRaises(errors.Unknown, until, lambda: self.a.driver.job(guest.uuid) is None)
         self.a.host.start()
         self.connected(self.a)
         sample = self.ends(self.a, guest, move.FAILED)
@@ -290,7 +300,7 @@ class TestDaemonDeath(MoveCase):
         self.assertIsNone(self.a.new_driver().job(guest.uuid))
 
     def test_the_destinations_dies_while_memory_goes_over(self):
-        guest = self.begin()
+        guest = self.under_way()
         self.b.host.kill()
         self.ends(self.a, guest, move.FAILED)
         self.b.host.start()
@@ -298,7 +308,7 @@ class TestDaemonDeath(MoveCase):
         self.is_only_on(self.a, self.b, guest)
 
     def test_the_sources_dies_in_post_copy(self):
-        guest = self.begin(postcopy=True)
+        guest = self.under_way(4, postcopy=True)  # for some ten seconds
         self.a.driver.start_postcopy(guest.uuid)
         self.reaches(self.a, guest, move.POSTCOPY)
         self.assertTrue(until(lambda: self.b.driver.state(guest.uuid).reason == "postcopy"))
@@ -314,7 +324,7 @@ class TestDaemonDeath(MoveCase):
         self.a.driver.undefine(guest.uuid)
 
     def test_the_guest_dies_at_the_source(self):
-        guest = self.begin()
+        guest = self.under_way()
         self.a.host.guest(guest.name).signal(signal.SIGKILL)
         self.ends(self.a, guest, move.FAILED)
         self.assertEqual(states.SHUTDOWN, self.a.driver.state(guest.uuid).power_state)

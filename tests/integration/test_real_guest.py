@@ -9,11 +9,14 @@ import testtools
 
 from tests.integration import libvirtd
 from tests.integration.agent import RealAgent
+from tests.integration.patience import SECONDS
 
 FOREIGN = """<domain type='qemu'><name>somebody-elses</name>
 <uuid>5d1e7a52-0000-4000-8000-000000000001</uuid><memory unit='MiB'>32</memory>
 <os><type machine='pc'>hvm</type></os></domain>"""
 NAME = "real"
+SHUTDOWN = 250  # seconds that a guest has for it
+MORE = f"audit_interval = 5\nreport_interval = 2\n[timeouts]\nshutdown = {SHUTDOWN}\n"
 
 
 class RealGuest(testtools.TestCase):
@@ -23,7 +26,7 @@ class RealGuest(testtools.TestCase):
         if reason:
             self.skipTest(reason)
         self.daemon = self.useFixture(libvirtd.PrivateLibvirtd())
-        self.agent = self.useFixture(RealAgent(self.daemon.uri))
+        self.agent = self.useFixture(RealAgent(self.daemon.uri, MORE))
         self.addOnException(self._show_log)
 
     def _show_log(self, _) -> None:
@@ -32,16 +35,18 @@ class RealGuest(testtools.TestCase):
     def shown(self) -> dict:
         return self.agent.call("server.show", server=NAME)
 
-    def settled(self, vm_state: str, seconds: float = 60) -> None:
+    def settled(self, *vm_states: str) -> str:
+        """Wait until nothing goes on and it is in one of some states; which one."""
         self.agent.until(
-            lambda: (self.shown()["vm_state"], self.shown()["task_state"]) == (vm_state, None)
-            and not self.agent.call("op.list"), seconds, f"{NAME} {vm_state}")
+            lambda: self.shown()["vm_state"] in vm_states and self.shown()["task_state"] is None
+            and not self.agent.call("op.list"), f"{NAME} {' or '.join(vm_states)}")
+        return str(self.shown()["vm_state"])
 
     def console(self) -> str:
         return self.agent.call("console.log", server=NAME)
 
-    def said(self, text: str, times: int = 1, seconds: float = 90) -> None:
-        self.agent.until(lambda: len(re.findall(text, self.console())) >= times, seconds,
+    def said(self, text: str, times: int = 1) -> None:
+        self.agent.until(lambda: len(re.findall(text, self.console())) >= times,
                          f"'{text}' on the console {times} times")
 
     def last_tick(self) -> int:
@@ -71,17 +76,17 @@ class RealGuest(testtools.TestCase):
         self.said("GUEST-IP .*192.168.77.2/24")
         self.said(r"TICK \d+", 3)
         self.agent.call("server.reboot", server=NAME, hard=False)
-        self.settled("active", 150)
+        self.settled("active")
         self.said("GUEST-READY", 2)
         self.said(r"TICK \d+", 6)
         before = self.last_tick()
         self.agent.kill()  # the guest does not notice, and the counter on its disk goes on
         self.agent.start()
-        self.agent.until(lambda: self.last_tick() > before, 20, "the guest's counter going on")
+        self.agent.until(lambda: self.last_tick() > before, "the guest's counter going on")
         self.agent.call("server.stop", server=NAME)
-        self.settled("stopped", 90)
+        self.settled("stopped")
         stopped = self.agent.call("op.list", guest=self.shown()["id"], all=True)[-1]
-        self.assertThat(stopped["seconds"], testtools.matchers.LessThan(50))  # cleanly, in time
+        self.assertThat(stopped["seconds"], testtools.matchers.LessThan(SHUTDOWN))  # by itself
         self.assertFalse(self.running())
         self.agent.call("server.start", server=NAME)
         self.settled("active")
@@ -93,7 +98,7 @@ class RealGuest(testtools.TestCase):
         self.assertEqual(["somebody-elses"], [d["name"] for d in audit["foreign_domains"]])
         self.agent.call("server.delete", server=NAME)
         self.agent.until(lambda: not self.agent.call("server.list")
-                         and not self.agent.call("op.list"), 60, "deleted")
+                         and not self.agent.call("op.list"), "deleted")
         self.agent.call("network.delete", network="lab")
         self.assertEqual(["somebody-elses"], [d.name() for d in connection.listAllDomains()])
         self.assertEqual([], [n.name() for n in connection.listAllNetworks()
@@ -103,14 +108,14 @@ class RealGuest(testtools.TestCase):
     def test_libvirtd_is_absent_at_start(self):
         self.daemon.stop()
         self.agent.start(wait=False)
-        self.agent.until(lambda: self.agent.client.health()["status"] == "starting", 20,
+        self.agent.until(lambda: self.agent.client.health()["status"] == "starting",
                          "the control socket while the hypervisor is away")
-        self.agent.until(lambda: "the agent tries again every" in self.agent.log(), 20,
+        self.agent.until(lambda: "the agent tries again every" in self.agent.log(),
                          "a word of waiting in the log")
-        self.assertThat(self.agent.terminate(), testtools.matchers.LessThan(5))
+        self.assertThat(self.agent.terminate(), testtools.matchers.LessThan(SECONDS / 6))
         self.agent.start(wait=False)
         self.daemon.start()
-        self.agent.until(lambda: self.agent.client.health()["status"] == "serving", 30, "serving")
+        self.agent.until(lambda: self.agent.client.health()["status"] == "serving", "serving")
 
     def test_libvirtd_dies_during_a_build(self):
         self.agent.start()
@@ -118,9 +123,9 @@ class RealGuest(testtools.TestCase):
         self.create()
         self.daemon.kill()  # before the image is in the cache, so before anything is defined
         self.agent.until(lambda: "There is no connection" in self.agent.log()
-                         or "no connection to" in self.agent.log(), 20, "the build meeting it")
+                         or "no connection to" in self.agent.log(), "the build meeting it")
         self.daemon.start()
-        self.settled("active", 60)
+        self.settled("active")
         self.assertTrue(self.running())
         self.assertTrue(self.agent.call("audit")["clean"])
 
@@ -132,5 +137,5 @@ class RealGuest(testtools.TestCase):
         connection = libvirt.open(self.daemon.uri)
         self.addCleanup(connection.close)
         connection.lookupByName(self.shown()["instance_name"]).destroy()
-        self.settled("stopped", 15)
+        self.settled("stopped")
         self.assertTrue(self.agent.call("audit")["clean"])

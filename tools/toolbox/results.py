@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 PASSED = ("success", "xfail")
 SKIPPED = ("skip",)
+# Details of this name tell that a test was run again, and why: see tests/integration/repeats.py.
+REPEATED = "repeated"
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Results:
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     reasons: collections.Counter = field(default_factory=collections.Counter)
     failures: list[str] = field(default_factory=list)
+    repeats: collections.Counter = field(default_factory=collections.Counter)
 
     def row(self, layer: str, mode: str) -> Row:
         """The row to count into, made when it is not there yet."""
@@ -46,6 +49,9 @@ class Results:
         begin, end = (test["timestamps"] + [None, None])[:2]
         if begin and end:
             row.seconds += (end - begin).total_seconds()
+        for name in test["details"]:
+            if name.startswith(REPEATED):
+                self.repeats[f"{layer} ({mode}) {test['id']}: {_text(test, [name])}"] += 1
         if test["status"] in PASSED:
             row.passed += 1
             return "passed"

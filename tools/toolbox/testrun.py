@@ -29,8 +29,8 @@ LAYERS = {
     "contract": ["contract"],
 }
 TYPED = ["compute", "virt", "db"]
-# No test is silent for so long: a run that is has hung.
-SILENCE_SECONDS = 300
+# No test is silent for so long, even on a machine that is ten times slower: a run that is has hung.
+SILENCE_SECONDS = 1200
 # A process that is aborted says where each of its threads is.
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 # Text between the results in the stream, as the traceback of a module that cannot be imported.
@@ -246,6 +246,10 @@ def main() -> int:
         print("\nSkipped:")
         for reason, number in results.reasons.most_common():
             print(f"  {number} x {reason}")
+    if results.repeats:
+        print("\nRun again, and judged by the last time:")
+        for why, number in results.repeats.items():
+            print(f"  {number} x {why}")
     print(f"\n{results.table()}\n\n{time.monotonic() - begin:.0f} seconds in all")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return 1 if failed else 0

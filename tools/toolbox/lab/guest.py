@@ -21,6 +21,8 @@ from tools.toolbox.lab.place import TOP, LabError
 IMAGE_FILE = TOP / ".cache/guest.qcow2"
 IMAGE, FLAVOR, LARGER, NETWORK = "tiny", "tiny", "larger", "lab"
 RAM = 192  # MiB
+# What has to happen is waited for as long as a loaded machine without KVM may need.
+PATIENCE = 300.0  # seconds
 DISK_MIB = 16  # what the guest writes to its disk at its first boot
 # Writes memory again and again; MiB on the disk once, beyond the partitions.
 BUSY = f"""#!/bin/sh
@@ -39,7 +41,7 @@ def prepare(lab: Lab) -> None:
     client = lab.client()
     wanted = {f"host{number}" for number in range(1, len(lab.hosts) + 1)}
     until(lambda: {host["host"] for host in client.call("host.list") if host["state"] == "up"}
-          >= wanted, 60, "all hosts are up")
+          >= wanted, PATIENCE, "all hosts are up")
     if not any(image["name"] == IMAGE for image in client.call("image.list")):
         with IMAGE_FILE.open("rb") as file:
             client.upload("image.create", file, IMAGE_FILE.stat().st_size, lambda sent: None,
@@ -90,7 +92,7 @@ class LabGuest:
         guest.settled("active")
         for other in others:
             client.call("host.enable", host=other)
-        until(lambda: "GUEST-FILLED" in guest.console() and len(guest.ticks()) > 1, 90,
+        until(lambda: "GUEST-FILLED" in guest.console() and len(guest.ticks()) > 1, PATIENCE,
               f"guest {name} has booted")
         return guest
 
@@ -117,7 +119,7 @@ class LabGuest:
         """Its newest migration."""
         return self.call("migration_show")
 
-    def settled(self, vm_state: str, seconds: float = 60) -> dict[str, Any]:
+    def settled(self, vm_state: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait until it is in a state and has no task; its record."""
         def there() -> dict[str, Any] | None:
             shown = self.show()
@@ -141,7 +143,7 @@ class LabGuest:
         """The hosts that have a QEMU of it."""
         return [host.name for host in self.lab.hosts if host.qemu(self.uuid) is not None]
 
-    def counts_on(self, least: int = 0, seconds: float = 30) -> int:
+    def counts_on(self, least: int = 0, seconds: float = PATIENCE) -> int:
         """Wait until it has counted on, beyond ``least``; the number that it has reached.
 
         :raises LabError: when it does not, or when its counter ever went back.
@@ -188,7 +190,7 @@ class LabGuest:
                 client.close()
         return found
 
-    def clean(self, seconds: float = 20) -> None:
+    def clean(self, seconds: float = PATIENCE) -> None:
         """Wait until nothing is left to do, and nothing of it is where it does not belong.
 
         :raises LabError: with what is left.
