@@ -39,10 +39,10 @@ class Broker:
             self.home / "epmd.log", env=env,
         )
         self._children.append(epmd)
-        epmd.wait_until(lambda: processes.listening(self._epmd_port), 10)
+        epmd.wait_until(lambda: processes.listening(self._epmd_port), processes.SECONDS)
         node = processes.Process("rabbitmq", [str(RABBITMQ)], self.home / "rabbitmq.log", env=env)
         self._children.append(node)
-        node.wait_until(lambda: processes.listening(self.port), 60)
+        node.wait_until(lambda: processes.listening(self.port), processes.SECONDS)
 
     def stop(self) -> None:
         """Stop what was started, the newest first."""
@@ -115,7 +115,7 @@ class Database:
              f"--pid-file={self.home}/pid", "--character-set-server=utf8mb3"],
             self.home / "mariadbd.log",
         )
-        self._server.wait_until(self.socket.exists, 30)
+        self._server.wait_until(self.socket.exists, processes.SECONDS)
 
     def make_databases(self) -> None:
         """Create the empty databases that Nova and Placement want."""
@@ -126,5 +126,5 @@ class Database:
     def stop(self) -> None:
         """Stop the server."""
         if self._server is not None:
-            self._server.stop(30)
+            self._server.stop(60)
             self._server = None

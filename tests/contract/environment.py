@@ -4,6 +4,8 @@ RabbitMQ, MariaDB, the released Placement, a stock nova-conductor, and a driver 
 Nova's own API layer and ComputeAPI client. `missing()` says why it cannot run here, if so.
 """
 
+import contextlib
+import fcntl
 import io
 import json
 import os
@@ -16,6 +18,7 @@ import typing
 from compute.services.images import LocalImages
 from tests.contract import backends, processes, venv
 
+PREFIX = "magnetar-contract-"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 IMAGE = "3f2c6a1e-0000-4000-8000-00000000c0de"
@@ -36,11 +39,19 @@ def missing() -> str | None:
     return backends.missing() or venv.missing()
 
 
+def sweep() -> None:
+    """Remove the directories of runs that were killed; their processes ended with them."""
+    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*/owner"):
+        with contextlib.suppress(OSError), path.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
 class Environment:
     """Everything of one run, in one temporary directory. Use as a context manager."""
 
     def __init__(self, keep: bool = False) -> None:
-        self.home = pathlib.Path(tempfile.mkdtemp(prefix="magnetar-contract-"))
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
         self.keep = keep
         self.broker = backends.Broker(self.home / "mq")
         self.database = backends.Database(self.home / "db")
@@ -48,6 +59,7 @@ class Environment:
         self._children: list[processes.Process] = []
         self._agents: list[processes.Process] = []
         self._driver: processes.Process | None = None
+        self._owner: typing.TextIO | None = None
 
     def __enter__(self) -> typing.Self:
         try:
@@ -62,6 +74,8 @@ class Environment:
 
     def start(self) -> None:
         """Start the control plane; no agent yet."""
+        sweep()
+        self._claim()
         (self.home / "state").mkdir()
         self.broker.start()
         self._write_configuration()
@@ -69,7 +83,7 @@ class Environment:
         services = self.spawn("services", [
             venv.python(), HERE / "nova_side" / "services.py", self._services_port,
             self.database.url("placement"), IMAGE, self.home])
-        services.wait_until(lambda: processes.listening(self._services_port), 60)
+        services.wait_until(lambda: processes.listening(self._services_port), processes.SECONDS)
         self._driver = processes.Process(
             "driver", [str(venv.python()), "-m", "nova_side.driver", *self._with_database()],
             self.home / "driver.log", stdin=processes.PIPE, stdout=processes.PIPE, cwd=HERE,
@@ -77,6 +91,13 @@ class Environment:
         self._children.append(self._driver)
         self._answer()  # the driver has pointed the cells at this run; the conductor reads them
         self.start_conductor()
+
+    def _claim(self) -> None:
+        """Mark the directory as in use; the lock ends with this process, however that ends."""
+        partial = self.home / "owner.partial"
+        self._owner = partial.open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        partial.rename(self.home / "owner")
 
     def start_conductor(self) -> processes.Process:
         """Start a stock nova-conductor; `conductor` is the latest one."""
@@ -90,6 +111,8 @@ class Environment:
             self._children.pop().stop()
         self.database.stop()
         self.broker.stop()
+        if self._owner is not None:
+            self._owner.close()
         if not self.keep:
             shutil.rmtree(self.home, ignore_errors=True)
 

@@ -78,7 +78,7 @@ class TwoHosts(scenario.Scenario):
 
     def _start(self, host: str) -> None:
         self.agents[host] = self.start(host)
-        self.env.do("wait_service", host=host, seconds=60)
+        self.env.do("wait_service", host=host, seconds=scenario.SETTLE_SECONDS)
 
     def _held(self) -> None:
         life = scenario.Life(self.env, self.hosts, "held-guest")

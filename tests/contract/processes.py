@@ -4,12 +4,15 @@ import collections.abc
 import ctypes
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
 import time
 
 PIPE = subprocess.PIPE
+# A deadline for what has to happen, far above what it takes: loaded machines are ten times slower.
+SECONDS = 300
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -18,11 +21,27 @@ class StartFailed(Exception):
     """A process ended, or was not ready in time; the message carries the end of its log."""
 
 
+# Below those that the kernel gives to outgoing connections.
+_PORTS = range(10000, 32000)
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a TCP port on loopback that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a TCP port on loopback that nothing listens on, and that no other run of these tests
+    on this machine is given while this process lives. Raises StartFailed if there is none."""
+    for port in random.sample(_PORTS, 500):
+        # A name without a file: it goes with the process, however that ends.
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0magnetar-contract-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise StartFailed("no TCP port is free on loopback")
 
 
 def listening(port: int) -> bool:
@@ -32,7 +51,8 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """To be called in a child: it is killed when the thread that started it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -46,7 +66,7 @@ class Process:
             popen.setdefault("stdin", subprocess.DEVNULL)
             popen.setdefault("stdout", sink)
             self.child = subprocess.Popen(
-                command, stderr=sink, preexec_fn=_die_with_parent, start_new_session=True, **popen
+                command, stderr=sink, preexec_fn=die_with_parent, start_new_session=True, **popen
             )
 
     def wait_until(self, ready: collections.abc.Callable[[], bool], seconds: float) -> None:
@@ -59,7 +79,7 @@ class Process:
                 raise StartFailed(f"{self.name} was not ready in {seconds} s.\n{self.tail()}")
             time.sleep(0.1)
 
-    def stop(self, seconds: float = 10) -> None:
+    def stop(self, seconds: float = 30) -> None:
         """End the child and reap it; a child that ignores SIGTERM is killed."""
         if self.child.poll() is None:
             self.child.terminate()
@@ -82,7 +102,7 @@ class Process:
         return "\n".join(text[-lines:])
 
 
-def run(command: list[str], log: pathlib.Path, seconds: float = 300, **popen: object) -> None:
+def run(command: list[str], log: pathlib.Path, seconds: float = 900, **popen: object) -> None:
     """Run a command to its end. Raises StartFailed with the end of its log if it fails."""
     with log.open("ab") as sink:
         done = subprocess.run(

@@ -9,9 +9,9 @@ import collections.abc
 import dataclasses
 import typing
 
-from tests.contract import environment, rows
+from tests.contract import environment, processes, rows
 
-SETTLE_SECONDS = 30
+SETTLE_SECONDS = processes.SECONDS
 BIG_MB = 100_000_000  # a guest that no host has room for
 Result = dict[str, typing.Any]
 
@@ -165,7 +165,7 @@ class OneHost(Scenario):
         return self.results
 
     def _register(self) -> Result:
-        self.env.do("wait_service", host=self.hosts[0], seconds=60)
+        self.env.do("wait_service", host=self.hosts[0], seconds=SETTLE_SECONDS)
         ping = self.env.do("ping", host=self.hosts[0])["answer"]
         return {"answer": ping, **self.host_rows(self.hosts[0])}
 

@@ -17,7 +17,7 @@ HOST = "outage-host"
 NAME = "outage-guest"
 NAMES = {HOST: "the host", NAME: "the name"}
 OPTIONS = "report_interval = 2\naudit_interval = 5\n[timeouts]\nconductor = 10\n"
-SECONDS = 60
+SECONDS = processes.SECONDS
 
 
 class NovaOutagesTest(testtools.TestCase):

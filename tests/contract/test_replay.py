@@ -16,10 +16,10 @@ import testtools
 
 from compute import agent, conf
 from compute.services.images import LocalImages
-from tests.contract import legal, replay_conductor, wire
+from tests.contract import legal, processes, replay_conductor, wire
 
 HOST = "lab1"
-SECONDS = 120
+SECONDS = processes.SECONDS
 REGISTRATION = "service_first_registration"
 BUILD = "build_no_network"
 # Methods that other parts follow, and of how many parts each consists: events that end.

@@ -14,6 +14,7 @@ import fixtures
 
 from compute.errors import MagnetarError
 from control.cli.client import Client
+from tests.contract.processes import die_with_parent
 from tests.integration.patience import SECONDS
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -56,7 +57,8 @@ class RealAgent(fixtures.Fixture):
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.integration.killable_up",
                  "--config-file", str(self.home / "magnetar.conf")],
-                env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=TOP)
+                env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=TOP,
+                preexec_fn=die_with_parent)
         if wait:
             self.until(lambda: self.client.health()["status"] == "serving", "serving")
 

@@ -92,9 +92,11 @@ class Results:
         )
 
     def table(self) -> str:
-        """The rows, aligned, with a heading."""
+        """The rows, aligned, with a heading; a layer's modes follow each other."""
+        layers = list(dict.fromkeys(row.layer for row in self.rows.values()))
+        rows = sorted(self.rows.values(), key=lambda row: layers.index(row.layer))
         heading = ("layer", "mode", "passed", "failed", "skipped", "seconds")
-        return aligned([heading, *(row.cells() for row in self.rows.values())], left=2)
+        return aligned([heading, *(row.cells() for row in rows)], left=2)
 
 
 def details(test: dict) -> str:

@@ -4,17 +4,21 @@ import argparse
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import subunit
 import testtools
 
+from tools.toolbox.progress import Progress
 from tools.toolbox.results import Results, details
 
 TOP = Path(__file__).resolve().parents[2]
@@ -33,29 +37,48 @@ TYPED = ["compute", "virt", "db"]
 SILENCE_SECONDS = 1200
 # A process that is aborted says where each of its threads is.
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+COUNTING = threading.Lock()
 # Text between the results in the stream, as the traceback of a module that cannot be imported.
 NOT_A_TEST = "stdout"
 
 
 class Run:
-    """One run of stestr; results are counted, failures shown, while they come."""
+    """One run of stestr; results are counted, failures shown, while they come.
 
-    def __init__(self, results: Results, folders: list[str], mode: str, only: str) -> None:
-        self.results, self.folders, self.mode = results, folders, mode
+    :param folders: of tests/, whose tests are run.
+    :param mode: of concurrency, for the environment of the tests.
+    :param only: a regular expression that the ids of tests must match.
+    :param workers: how many processes run tests.
+    """
+
+    def __init__(
+        self, results: Results, progress: Progress, folders: list[str], mode: str, only: str,
+        workers: int,
+    ) -> None:  # fmt: skip
+        self.results, self.folders, self.mode, self.workers = results, folders, mode, workers
+        self._progress = progress
+        self._name = f"{folders[0]} {mode}"
         self._begin = time.monotonic()
         self._counts = {"passed": 0, "failed": 0, "skipped": 0}
         self._announced: set[str] = set()
         self._said = TOP / ".cache" / f"test-{folders[0]}-{mode}.log"
         self._said.parent.mkdir(exist_ok=True)
-        self._shown = 0.0
+        # Runs side by side would spoil one another's record; a killed one left half of one.
+        self._repository = TOP / ".cache" / f"stestr-{folders[0]}-{mode}"
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._filter = rf"^(?=.*(?:{only})).*\btests\.(?:{'|'.join(folders)})\b"
+        self._child: subprocess.Popen | None = None
 
-    def go(self, concurrency: int) -> None:
+    def go(self) -> None:
         """Run the tests; a run of nothing, a hang and a crash of stestr count as failures."""
-        print(f"\n== {' '.join(self.folders)} ({self.mode})", flush=True)
-        command = [str(BIN / "stestr"), "run", "--subunit", "--concurrency", str(concurrency)]
-        child = subprocess.Popen(
+        self._progress.say(f"\n== {' '.join(self.folders)} ({self.mode})")
+        shutil.rmtree(self._repository, ignore_errors=True)
+        self._repository.mkdir()
+        command = [str(BIN / "stestr"), "--repo-url", str(self._repository)]
+        if len(self.folders) == 1:  # to import all others takes time
+            command += ["--test-path", f"./tests/{self.folders[0]}"]
+        command += ["run", "--subunit", "--concurrency", str(self.workers)]
+        self._child = child = subprocess.Popen(
             [*command, self._filter],
             cwd=TOP,
             env=os.environ | ENVIRONMENT | {"MAGNETAR_CONCURRENCY": self.mode},
@@ -67,12 +90,16 @@ class Run:
         try:
             hung = not self._follow(child)
         finally:
-            # Also when a person interrupts: the workers are in this session and end with it.
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
+            self.end()
             status = child.wait()
-        self._progress(end=True)
+        self._progress.tell(self._name, self._counted(), end=True)
         self._judge(hung, status)
+
+    def end(self) -> None:
+        """Kill what still runs, as when a person interrupts: the workers are in the child's
+        session and end with it."""
+        if self._child is not None and self._child.poll() is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
 
     def _follow(self, child: subprocess.Popen) -> bool:
         """Count the child's results; False when it went silent, and was killed for it."""
@@ -96,7 +123,7 @@ class Run:
             self.results.fail(layer, self.mode, f"{test}: did not run, its process ended before")
         if hung or status:
             lines = self._said.read_text(errors="replace").splitlines()
-            print(f"The end of {self._said}:\n  " + "\n  ".join(lines[-60:]), flush=True)
+            self._progress.say(f"The end of {self._said}:\n  " + "\n  ".join(lines[-60:]))
         if hung:
             self.results.fail(layer, self.mode, f"hung: silent for {SILENCE_SECONDS} seconds")
         elif status:
@@ -107,7 +134,7 @@ class Run:
     def _read(self, stream: BinaryIO) -> None:
         """In a thread: decode the stream and queue each finished test; None at the end."""
         target = testtools.CopyStreamResult(
-            [testtools.StreamToDict(self._events.put), _Listener(self._events)]
+            [testtools.StreamToDict(self._events.put), _Listener(self._events, self._progress)]
         )
         target.startTestRun()
         subunit.ByteStreamToStreamResult(stream, non_subunit_name=NOT_A_TEST).run(target)
@@ -125,7 +152,7 @@ class Run:
                 return True
             if event.get("id"):
                 self._count(event)
-            self._progress()
+            self._progress.tell(self._name, self._counted())
 
     def _count(self, test: dict) -> None:
         if test["status"] == "exists":
@@ -134,39 +161,30 @@ class Run:
         self._announced.discard(test["id"])
         found = re.search(r"\btests\.(\w+)", test["id"])
         layer = found[1] if found else self.folders[0]
-        outcome = self.results.test(layer, self.mode, test)
+        with COUNTING:
+            outcome = self.results.test(layer, self.mode, test)
         self._counts[outcome] += 1
         if outcome == "failed":
-            print("\r\033[K" if sys.stdout.isatty() else "", end="")
-            print(f"FAILED {test['id']} ({test['status']})\n{details(test)}\n", flush=True)
+            self._progress.say(
+                f"FAILED {test['id']} ({self.mode}: {test['status']})\n{details(test)}\n")
 
-    def _progress(self, end: bool = False) -> None:
-        """One line that counts up on a terminal, and every 15 seconds in a log."""
-        terminal, now = sys.stdout.isatty(), time.monotonic()
-        if not end and now - self._shown < (0.2 if terminal else 15):
-            return
-        if not end and not terminal and now - self._begin < 15:
-            return
-        self._shown = now
+    def _counted(self) -> str:
         counts = ", ".join(f"{number} {outcome}" for outcome, number in self._counts.items())
-        text = f"   {counts} after {now - self._begin:.0f} s"
-        print(f"\r\033[K{text}" if terminal else text, end="" if terminal and not end else "\n")
-        sys.stdout.flush()
+        return f"{counts} after {time.monotonic() - self._begin:.0f} s"
 
 
 class _Listener(testtools.StreamResult):
     """Tells that the stream lives, as when a test begins, and prints text that is no result."""
 
-    def __init__(self, events: queue.SimpleQueue) -> None:
+    def __init__(self, events: queue.SimpleQueue, progress: Progress) -> None:
         super().__init__()
-        self._events = events
+        self._events, self._progress = events, progress
 
     def status(self, *args: Any, **kwargs: Any) -> None:
         """Called for every event of the stream."""
         self._events.put({})
         if kwargs.get("test_id") is None and kwargs.get("file_name") == NOT_A_TEST:
-            text = bytes(kwargs["file_bytes"])
-            sys.stdout.write(text.decode(errors="replace"))
+            self._progress.say(bytes(kwargs["file_bytes"]).decode(errors="replace").rstrip("\n"))
 
 
 def style(results: Results) -> None:
@@ -206,23 +224,48 @@ def _imports_configured() -> bool:
 
 def run(layer: str, only: str) -> Results:
     """Run one layer, or all; `only` is a regular expression that test ids must match."""
-    results = Results()
+    results, progress = Results(), Progress()
     if layer in ("style", "all") and not only:
         style(results)
-    if layer == "all":
-        batches = [
-            LAYERS["unit"] + LAYERS["functional"] + LAYERS["crash"],
-            LAYERS["integration"],
-        ]
-    else:
-        batches = [LAYERS[layer]] if layer in LAYERS and layer != "contract" else []
-    workers = os.cpu_count() or 2
-    for batch in batches:
-        for mode in MODES:
-            Run(results, batch, mode, only).go(workers)
-    if layer in ("contract", "all"):
-        Run(results, LAYERS["contract"], "eventlet", only).go(1)
+    for batch in _batches(layer):
+        side_by_side(
+            Run(results, progress, folders, mode, only, workers)
+            for folders, mode, workers in batch
+        )  # fmt: skip
     return results
+
+
+def _batches(layer: str) -> list[list[tuple[list[str], str, int]]]:
+    """What runs side by side: (folders, mode, workers) of each run.
+
+    Both modes at once, since then no worker has nothing left to do while another one has much. The
+    contract tests mostly wait, and what they start has a concurrency mode of its own: once.
+    """
+    workers = max(1, (os.cpu_count() or 2) // len(MODES))
+    contract = (LAYERS["contract"], "eventlet", 1)
+
+    def both(*layers: str) -> list[tuple[list[str], str, int]]:
+        folders = [folder for name in layers for folder in LAYERS[name]]
+        return [(folders, mode, workers) for mode in MODES]
+
+    if layer == "all":
+        return [both("unit", "functional", "crash"), [*both("integration"), contract]]
+    if layer == "contract":
+        return [[contract]]
+    return [both(layer)] if layer in LAYERS else []
+
+
+def side_by_side(runs: Iterable[Run]) -> None:
+    """Let runs go on at the same time; when one of them breaks, or a person interrupts, all end."""
+    runs = list(runs)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        tasks = [pool.submit(one.go) for one in runs]
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            for one in runs:
+                one.end()
 
 
 def main() -> int:
