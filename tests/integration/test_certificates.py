@@ -7,9 +7,11 @@ from pathlib import Path
 import fixtures
 import testtools
 
+from tests.integration.modes import once
 from tools.toolbox.lab.place import TOP
 
 
+@once("it runs commands")
 class TestCertificates(testtools.TestCase):
     """What tools/certificates makes."""
 

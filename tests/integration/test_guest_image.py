@@ -11,6 +11,8 @@ import libvirt
 import testtools
 
 from tests.integration import libvirtd
+from tests.integration.modes import once
+from tests.integration.patience import SECONDS
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 NETWORK = """<network><name>quick</name><ip address='192.168.123.1' netmask='255.255.255.0'>
@@ -29,6 +31,7 @@ DOMAIN = """<domain type='qemu'><name>guest</name><memory unit='MiB'>256</memory
 </devices></domain>"""
 
 
+@once("it is about the image, and no agent runs")
 class GuestImageTest(testtools.TestCase):
     def setUp(self):
         super().setUp()
@@ -73,7 +76,7 @@ class GuestImageTest(testtools.TestCase):
         path = self.home / "console"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def await_console(self, pattern: str, seconds: float = 60) -> re.Match:
+    def await_console(self, pattern: str, seconds: float = SECONDS) -> re.Match:
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.console())):
             if time.monotonic() > deadline:
@@ -81,7 +84,7 @@ class GuestImageTest(testtools.TestCase):
             time.sleep(0.1)
         return found
 
-    def await_off(self, domain: libvirt.virDomain, seconds: float = 60) -> None:
+    def await_off(self, domain: libvirt.virDomain, seconds: float = SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while domain.isActive():
             if time.monotonic() > deadline:

@@ -14,6 +14,7 @@ import libvirt
 import testtools
 
 from tests.integration.lab import IMAGE, LabError, LabFixture, build_image, missing
+from tests.integration.modes import once
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import Repeating, repeated
 from tools.toolbox.lab import Lab, network
@@ -38,6 +39,7 @@ MOVE = (
 )  # fmt: skip
 
 
+@once("it is about hosts, and no agent runs")
 class LabCase(Repeating):
     """Needs namespaces; makes labs without agents."""
 
@@ -341,6 +343,15 @@ class TestDown(LabCase):
         self.assertIsNotNone(neighbour.host("host1").libvirtd.process())
         self.assertEqual("host1\n", neighbour.host("host1").run("hostname").stdout)
         lab.down()
+
+    def test_lab_whose_maker_noted_nothing_is_swept(self):
+        lab = Lab(f"half-{os.getpid()}")
+        with lab.place.lock():  # as while it is made
+            lab.place.prepare()
+            sweep()
+            self.assertTrue(lab.place.directory.exists())
+        sweep()
+        self.assertTrue(until(lambda: not self.traces(lab)), self.traces(lab))
 
     def test_lab_of_a_killed_maker_is_swept(self):
         name = f"killed-{os.getpid()}"

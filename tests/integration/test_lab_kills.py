@@ -11,6 +11,7 @@ import testtools
 from testtools.content import text_content
 
 from tests.integration.lab import LabFixture, missing
+from tests.integration.modes import once
 from tools.toolbox.lab import kills, matrix
 
 SEED = int(os.environ.get("MAGNETAR_SEED", "3"))
@@ -51,6 +52,7 @@ class LabKills(testtools.TestCase):
         self.assertThat(len(done), testtools.matchers.GreaterThan(1))
 
 
+@once("it is about a page")
 class KillTable(testtools.TestCase):
     """What is seen becomes a table, between two marks of a page."""
 

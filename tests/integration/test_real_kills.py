@@ -6,12 +6,12 @@ without an owner, and the guest's own counter goes on.
 
 from __future__ import annotations
 
-import os
 import re
 
 import libvirt
 import testtools
 
+from compute import concurrency
 from compute.operations import OPERATIONS
 from tests.integration import libvirtd
 from tests.integration.agent import RealAgent
@@ -63,7 +63,7 @@ class RealKills(testtools.TestCase):
         seconds = []
         deletes = kill_points("delete")
         # All of them with eventlet, the default; the other mode takes a share, for its time.
-        share = slice(None, None, 1 if os.environ.get("MAGNETAR_CONCURRENCY") != "threading" else 4)
+        share = slice(None, None, 4 if concurrency.mode() == "threading" else 1)
         for number, point in list(enumerate(kill_points("spawn")))[share]:
             name = f"guest{number}"
             self.agent.start(kill_at=point)

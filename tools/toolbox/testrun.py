@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import subunit
 import testtools
 
+from tools.toolbox.lab.lab import sweep
 from tools.toolbox.progress import Progress
 from tools.toolbox.results import Results, details
 
@@ -266,6 +267,7 @@ def side_by_side(runs: Iterable[Run]) -> None:
         finally:
             for one in runs:
                 one.end()
+    sweep()  # the labs of workers that did not live to take them down
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from tools.toolbox.lab import network
 from tools.toolbox.lab.control import RABBITMQ, Broker, ControlPlane
 from tools.toolbox.lab.host import LabHost
 from tools.toolbox.lab.network import PATH
-from tools.toolbox.lab.place import LABS, LabBusy, LabError, Place, remove_mount_points
+from tools.toolbox.lab.place import LABS, LabError, Place, remove_mount_points
 from tools.toolbox.lab.settings import Options
 from tools.toolbox.processes import Process
 
@@ -84,13 +84,26 @@ class Lab:
         :raises LabError: when a process does not end; what is not gone yet stays as it was.
         """
         with self.place.lock():
-            for namespace in self.place.namespaces():
-                network.remove(namespace)
-            self.place.short.unlink(missing_ok=True)
-            if self.place.directory.exists():
-                _remove_tree(self.place.directory)
-            remove_mount_points()
-            self.hosts = []
+            self._remove()
+
+    def sweep(self) -> bool:
+        """Take it down if it is abandoned, and say whether it was; see :meth:`down`."""
+        if not self.place.abandoned():
+            return False
+        with self.place.lock():
+            if not self.place.abandoned():
+                return False
+            self._remove()
+        return True
+
+    def _remove(self) -> None:
+        for namespace in self.place.namespaces():
+            network.remove(namespace)
+        self.place.short.unlink(missing_ok=True)
+        if self.place.directory.exists():
+            _remove_tree(self.place.directory)
+        remove_mount_points()
+        self.hosts = []
 
     def client(self, timeout: float = 60) -> Client:
         """The control plane, as the command line reaches it."""
@@ -189,9 +202,8 @@ def sweep() -> list[str]:
     """Take away labs whose owner has ended, as after a test run that was killed; their names."""
     gone = []
     for lab in all_labs():
-        owner = lab.place.noted().get("owner")
-        if owner and not Process(**owner).alive():
-            with contextlib.suppress(LabBusy):  # somebody else sweeps it
-                lab.down()
+        # Somebody else sweeps it, or what is left of it does not end: no matter of who sweeps.
+        with contextlib.suppress(LabError):
+            if lab.sweep():
                 gone.append(lab.place.name)
     return gone

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tools.toolbox.processes import Process
+
 TOP = Path(__file__).resolve().parents[3]
 LABS = TOP / ".cache/lab"
 NETNS = Path("/run/netns")
@@ -75,8 +77,19 @@ class Place:
 
     def noted(self) -> dict[str, Any]:
         """What `note` kept: {"hosts": int, "shared": bool, "bare": bool, "owner": {…} | None}."""
-        path = self.directory / "lab.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return json.loads((self.directory / "lab.json").read_text())
+        except FileNotFoundError:  # perhaps at this moment: another process takes it down
+            return {}
+
+    def abandoned(self) -> bool:
+        """Whether its owner has ended, or its maker before it could say whose it is.
+
+        For certain only while the lock is held: a maker holds it.
+        """
+        noted = self.noted()
+        owner = noted.get("owner")
+        return not noted or bool(owner and not Process(**owner).alive())
 
     def note(self, values: dict[str, Any]) -> None:
         """Keep what kind of lab this is; see `noted`."""
