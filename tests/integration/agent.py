@@ -47,7 +47,7 @@ class RealAgent(fixtures.Fixture):
         self.state = self.home / "state"
         (self.home / "magnetar.conf").write_text(
             CONFIG.format(state=self.state, uri=self.uri, more=self.more))
-        self.client = Client(str(self.state / "control.sock"))
+        self.client = Client(str(self.state / "control.sock"), SECONDS)
         self.addCleanup(self.kill)
 
     def start(self, kill_at: str = "", wait: bool = True) -> None:

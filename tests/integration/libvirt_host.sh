@@ -28,7 +28,8 @@ others() {
 echo ready
 read -r _ || true
 namespace=$(readlink /proc/$$/ns/mnt)
-tries=100
+# A guest that is killed takes seconds to give its memory back, on a loaded machine many.
+tries=2000
 while [ $tries -gt 0 ]; do
     left=
     # The subshells of this script have ended when their pids are looked at again.

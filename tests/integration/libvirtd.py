@@ -16,15 +16,16 @@ from pathlib import Path
 import fixtures
 import libvirt
 
+from tests.integration.patience import SECONDS
+from tools.toolbox.lab.place import mount_points, remove_mount_points
 from tools.toolbox.processes import Process
 
-START_SECONDS = 30
 HOLDER = Path(__file__).with_name("libvirt_host.sh")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # What libvirt learnt about QEMU, shared by all runs: asking QEMU takes four seconds.
 CAPABILITIES = Path(__file__).resolve().parents[2] / ".cache/libvirt-tests"
-# The machine's directories that libvirt_host.sh covers with ours.
-COVERED = ["/run", "/var/lib", "/var/log", "/var/cache", "/etc"]
+# A directory of the machine that libvirt_host.sh covers; a lab would not remove it, as the others.
+COVERED = Path("/run/libvirt")
 LIBVIRTD_CONF = """host_uuid = "{host_uuid}"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
@@ -79,7 +80,7 @@ class PrivateLibvirtd(fixtures.Fixture):
     def start(self) -> None:
         """Start libvirtd and wait until it answers. Raises TimeoutError with its log's end."""
         self._run_daemon("libvirtd", self.base / "run/libvirt-sock")
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + SECONDS
         while True:
             try:
                 libvirt.open(self.uri).close()
@@ -91,13 +92,14 @@ class PrivateLibvirtd(fixtures.Fixture):
 
     def stop(self) -> None:
         """End libvirtd in good order; guests go on."""
-        if not self.daemons["libvirtd"].stop(seconds=40):
+        if not self.daemons["libvirtd"].stop(seconds=SECONDS):
             raise TimeoutError("libvirtd survived SIGTERM and SIGKILL")
 
     def kill(self) -> None:
         """SIGKILL libvirtd, as a crash would; guests go on."""
         self.daemons["libvirtd"].signal(signal.SIGKILL)
-        self.daemons["libvirtd"].wait(10)
+        if not self.daemons["libvirtd"].wait(SECONDS):
+            raise TimeoutError("libvirtd survived SIGKILL")
 
     def restart(self) -> None:
         """Kill libvirtd if it runs, then start it again."""
@@ -123,9 +125,7 @@ class PrivateLibvirtd(fixtures.Fixture):
             (self.base / "cache").symlink_to(CAPABILITIES)
         for name in ("run", "lib", "log", "cache", "etc"):
             (self.base / name).mkdir(exist_ok=True)
-        for top in COVERED:
-            # Not removed afterwards: that would unmount it for a neighbour's libvirtd too.
-            Path(top, "libvirt").mkdir(parents=True, exist_ok=True)
+        COVERED.mkdir(exist_ok=True)
         settings = {"host_uuid": uuid.uuid4(), "base": self.base}
         (self.base / "etc/libvirtd.conf").write_text(LIBVIRTD_CONF.format(**settings))
         (self.base / "etc/qemu.conf").write_text(QEMU_CONF)
@@ -133,6 +133,11 @@ class PrivateLibvirtd(fixtures.Fixture):
         (self.base / "etc/virtlogd.conf").write_text("")
 
     def _hold_namespaces(self) -> subprocess.Popen:
+        self.addCleanup(remove_mount_points)
+        with mount_points():
+            return self._start_holder()
+
+    def _start_holder(self) -> subprocess.Popen:
         holder = subprocess.Popen(
             ["unshare", "--mount", "--net", "--propagation", "private"]
             + ["sh", str(HOLDER), str(self.base), "kvm" if self._kvm else "no-kvm"],
@@ -170,7 +175,7 @@ class PrivateLibvirtd(fixtures.Fixture):
         if found is None:
             raise OSError(f"{name} ended at once with status {child.wait()}")
         self.daemons[name] = found
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + SECONDS
         while not socket.exists():
             if child.poll() is not None or time.monotonic() > deadline:
                 said = (self.base / "log" / f"{name}.out").read_text()
@@ -180,7 +185,7 @@ class PrivateLibvirtd(fixtures.Fixture):
     def _remove(self, holder: subprocess.Popen) -> None:
         """End the holder, which first ends the daemons, their guests and dnsmasq."""
         holder.stdin.close()
-        holder.wait(20)
+        holder.wait(SECONDS)
         holder.stdout.close()
         for child in self._children:
-            child.wait(5)
+            child.wait(SECONDS)

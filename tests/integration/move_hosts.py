@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.integration.libvirtd import PATH, PrivateLibvirtd
+from tools.toolbox.lab.place import mount_points
 
 NETWORK = "10.78.0."
 CLONE_NEWNET = 0x40000000
@@ -82,11 +83,11 @@ class MoveHost(PrivateLibvirtd):
         authority = self._other.authority if self._other else Authority()
         self.authority = authority
         authority.issue(self.base / "pki", self.address)
-        Path("/etc/pki").mkdir(exist_ok=True)
 
     def _hold_namespaces(self) -> subprocess.Popen:
         self._holder = holder = super()._hold_namespaces()
-        self.enter("mount", "--bind", str(self.base / "pki"), "/etc/pki")
+        with mount_points():
+            self.enter("mount", "--bind", str(self.base / "pki"), "/etc/pki")
         if self._other is not None:
             self.enter("ip", "link", "add", "move0", "type", "veth",
                        "peer", "name", "move0", "netns", str(self._other.holder))  # fmt: skip

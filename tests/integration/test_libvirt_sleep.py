@@ -73,8 +73,8 @@ class TestSleep(OneHostCase):
         self.in_time(lambda: self.begin_to_save(guest, 0.01))
         later = self.a.new_driver()
         self.assertTrue(until(lambda: later.state(guest.uuid).saved))
-        later.save(guest.uuid, 10)
-        self.driver.save(guest.uuid, 10)
+        later.save(guest.uuid, SECONDS)
+        self.driver.save(guest.uuid, SECONDS)
 
     def test_a_save_is_stopped_and_the_guest_goes_on(self):
         guest = self.guest(self.a, flavor=Flavor("larger", 1, 512))

@@ -65,7 +65,7 @@ class Process:
         self.signal(signal.SIGTERM)
         if not self.wait(seconds):
             self.signal(signal.SIGKILL)
-        return self.wait(5)
+        return self.wait(30)
 
 
 def _stat(pid: int) -> list[str] | None:

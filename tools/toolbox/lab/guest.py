@@ -38,7 +38,7 @@ def prepare(lab: Lab) -> None:
     """Image, flavors and a network for guests; what is there is left alone."""
     subprocess.run([str(TOP / "tools/build-guest"), str(IMAGE_FILE)], check=True,
                    capture_output=True)
-    client = lab.client()
+    client = lab.client(PATIENCE)
     wanted = {f"host{number}" for number in range(1, len(lab.hosts) + 1)}
     until(lambda: {host["host"] for host in client.call("host.list") if host["state"] == "up"}
           >= wanted, PATIENCE, "all hosts are up")
@@ -75,7 +75,7 @@ class LabGuest:
     """The guest ``name`` of a lab; ``uuid`` is its id."""
 
     def __init__(self, lab: Lab, name: str) -> None:
-        self.lab, self.name, self.client = lab, name, lab.client()
+        self.lab, self.name, self.client = lab, name, lab.client(PATIENCE)
         self.uuid = str(self.show()["id"])
 
     @classmethod
@@ -83,7 +83,7 @@ class LabGuest:
         """Create a guest, on a host if one is named, and wait until it counts and its disk is
         filled."""
         others = [one.name for one in lab.hosts if host and one.name != host]
-        client = lab.client()
+        client = lab.client(PATIENCE)
         for other in others:
             client.call("host.disable", host=other)
         client.call("server.create", name=name, image=IMAGE, flavor=FLAVOR, networks=[NETWORK],
@@ -181,7 +181,7 @@ class LabGuest:
         """What still goes on, or is not as it must be, by the agents' own word; [] is clean."""
         found = []
         for host in self.lab.hosts:
-            client = host.client(timeout=10)
+            client = host.client(timeout=60)
             try:
                 found += [f"{host.name}: {op['verb']} is {op['state']} at {op['step']}"
                           for op in client.call("op.list")]

@@ -17,7 +17,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LINKS = {"management": "mgmt", "migration": "migr", "guests": "guest"}
 SUBNETS = {"management": "10.77.0", "migration": "10.78.0"}
 SWITCH_ADDRESS = "10.77.0.1"
-END_SECONDS = 15
+END_SECONDS = 60
 # Packets of TCP reach the shaper joined to up to 64 KiB.
 BURST = "256kb"
 TABLE = "magnetar_lab_cut"

@@ -12,7 +12,8 @@ from tools.toolbox.lab.network import PATH
 from tools.toolbox.lab.place import TOP, LabError
 from tools.toolbox.processes import Process
 
-READY_SECONDS = 60
+READY_SECONDS = 300  # on a loaded machine; it takes some
+DEAD_SECONDS = 60  # after SIGKILL
 KEPT = ("MAGNETAR_CONCURRENCY",)
 
 
@@ -81,7 +82,9 @@ class Service:
         process = self.process()
         if process is None or not process.signal(number):
             return False
-        if number == signal.SIGKILL and not (process.wait(10) and _threads_end(process.pid)):
+        if number != signal.SIGKILL:
+            return True
+        if not (process.wait(DEAD_SECONDS) and _threads_end(process.pid)):
             raise LabError(f"{self.name} (pid {process.pid}) does not end by SIGKILL.")
         return True
 
@@ -137,7 +140,7 @@ class Service:
         partial.rename(self._note)
 
 
-def _threads_end(pid: int, seconds: float = 10) -> bool:
+def _threads_end(pid: int, seconds: float = DEAD_SECONDS) -> bool:
     """Wait for the other threads of a process that has ended; its sockets go with the last."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
