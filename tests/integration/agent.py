@@ -86,6 +86,17 @@ class RealAgent(fixtures.Fixture):
         """Ask over the control socket."""
         return self.client.call(method, **args)
 
+    def ask_and_die(self, method: str, **args: Any) -> None:
+        """Ask, and see the agent die at its crash point under it; the answer may be lost."""
+        answer = ""
+        try:
+            answer = self.call(method, **args)
+        except Exception as error:  # noqa: BLE001 - the agent is killed while it answers
+            answer = str(error)
+        if not self.died():
+            raise AssertionError(f"{method}: the crash point was not reached; it was answered "
+                                 f"{answer}:\n{self.log()}")
+
     def until(self, check: Any, what: str, seconds: float = SECONDS) -> float:
         """Poll until a check is true; returns the seconds it took. Errors of the agent (it may be
         down at the moment) count as not yet."""

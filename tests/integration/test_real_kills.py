@@ -50,15 +50,6 @@ class RealKills(testtools.TestCase):
     def gone(self, name: str) -> bool:
         return name not in [s["name"] for s in self.agent.call("server.list")] and self.clean()
 
-    def request(self, call, **args) -> None:
-        """Ask, and let the agent die under it; the answer may be lost, the request may not."""
-        try:
-            self.agent.call(call, **args)
-        except Exception as error:  # noqa: BLE001 - the agent is killed while it answers
-            self.addDetail("answer", testtools.content.text_content(str(error)))
-        self.assertTrue(self.agent.died(), f"the crash point was not reached:\n"
-                                             f"{self.agent.log()}")
-
     def test_spawn_and_delete_killed_at_each_step(self):
         seconds = []
         deletes = kill_points("delete")
@@ -67,15 +58,15 @@ class RealKills(testtools.TestCase):
         for number, point in list(enumerate(kill_points("spawn")))[share]:
             name = f"guest{number}"
             self.agent.start(kill_at=point)
-            self.request("server.create", name=name, image="tiny", flavor="tiny",
-                         networks="none", config_drive=True)
+            self.agent.ask_and_die("server.create", name=name, image="tiny", flavor="tiny",
+                                   networks="none", config_drive=True)
             self.agent.start()
             seconds.append(self.agent.until(lambda name=name: self.active(name),
                                             f"{name} active after {point}"))
             self.agent.terminate()
             delete_at = deletes[number % len(deletes)]
             self.agent.start(kill_at=delete_at)
-            self.request("server.delete", server=name)
+            self.agent.ask_and_die("server.delete", server=name)
             self.agent.start()
             seconds.append(self.agent.until(lambda name=name: self.gone(name),
                                             f"{name} gone after {delete_at}"))

@@ -88,8 +88,7 @@ class RealSleepTest(test_real_guest.RealGuest, Repeating):
                             ("resume", "resume.power.after_intent")):
             self.agent.kill()
             self.agent.start(kill_at=point)
-            self.agent.call(f"server.{verb}", server=test_real_guest.NAME)
-            self.assertTrue(self.agent.died(), point)
+            self.agent.ask_and_die(f"server.{verb}", server=test_real_guest.NAME)
             self.agent.start()
             self.settled(TASKS[verb])
         self.goes_on()
