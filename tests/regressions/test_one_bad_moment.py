@@ -89,6 +89,7 @@ class RepeatsTest(testtools.TestCase):
             "details": {"repeated-0": text_content("a panic"), "log": text_content("x")}})
         self.assertEqual({"integration (eventlet) tests.x: a panic": 1}, dict(run.repeats))
         self.assertEqual((1, 0, 0), run.totals)
+        self.assertIn("1 x integration (eventlet) tests.x: a panic\n", run.lists())
 
 
 class GuestImageTest(testtools.TestCase):

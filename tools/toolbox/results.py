@@ -8,6 +8,7 @@ PASSED = ("success", "xfail")
 SKIPPED = ("skip",)
 # Details of this name tell that a test was run again, and why: see tests/integration/repeats.py.
 REPEATED = "repeated"
+SLOW, SLOW_SECONDS = 20, 10
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Results:
     reasons: collections.Counter = field(default_factory=collections.Counter)
     failures: list[str] = field(default_factory=list)
     repeats: collections.Counter = field(default_factory=collections.Counter)
+    times: list[tuple[float, str]] = field(default_factory=list)
 
     def row(self, layer: str, mode: str) -> Row:
         """The row to count into, made when it is not there yet."""
@@ -48,7 +50,9 @@ class Results:
         row = self.row(layer, mode)
         begin, end = (test["timestamps"] + [None, None])[:2]
         if begin and end:
-            row.seconds += (end - begin).total_seconds()
+            seconds = (end - begin).total_seconds()
+            row.seconds += seconds
+            self.times.append((seconds, f"{test['id']} ({mode})"))
         for name in test["details"]:
             if name.startswith(REPEATED):
                 self.repeats[f"{layer} ({mode}) {test['id']}: {_text(test, [name])}"] += 1
@@ -90,6 +94,22 @@ class Results:
             sum(row.failed for row in rows),
             sum(row.skipped for row in rows),
         )
+
+    def lists(self) -> str:
+        """What failed, was skipped or run again, each with its reason, and what took long."""
+        slow = [one for one in sorted(self.times, reverse=True)[:SLOW] if one[0] > SLOW_SECONDS]
+        lists = {
+            "Failed": self.failures,
+            "Skipped": [f"{number} x {why}" for why, number in self.reasons.most_common()],
+            "Run again, and judged by the last time": [
+                f"{number} x {why}" for why, number in self.repeats.items()
+            ],
+            "Slowest, in seconds": [f"{seconds:5.0f} {test}" for seconds, test in slow],
+        }
+        return "".join(
+            f"\n{heading}:\n" + "".join(f"  {line}\n" for line in lines)
+            for heading, lines in lists.items() if lines
+        )  # fmt: skip
 
     def table(self) -> str:
         """The rows, aligned, with a heading; a layer's modes follow each other."""

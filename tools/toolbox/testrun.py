@@ -285,17 +285,8 @@ def main() -> int:
     if not passed + failed:
         results.fail(arguments.layer, "-", "nothing ran")
         failed = 1
-    if results.failures:
-        print("\nFailed:\n  " + "\n  ".join(results.failures))
-    if results.reasons:
-        print("\nSkipped:")
-        for reason, number in results.reasons.most_common():
-            print(f"  {number} x {reason}")
-    if results.repeats:
-        print("\nRun again, and judged by the last time:")
-        for why, number in results.repeats.items():
-            print(f"  {number} x {why}")
-    print(f"\n{results.table()}\n\n{time.monotonic() - begin:.0f} seconds in all")
+    print(results.lists())
+    print(f"{results.table()}\n\n{time.monotonic() - begin:.0f} seconds in all")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return 1 if failed else 0
 
