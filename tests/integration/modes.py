@@ -4,12 +4,16 @@ import testtools
 
 from compute import concurrency
 
-ONCE = "threading"  # eventlet, the default, has more to do
+EVENTLET, THREADING = "eventlet", "threading"
+# Why the driver's tests of long work need no native threads around them.
+NATIVE = ("the driver's calls are on native threads in both modes, only green ones could be "
+          "stopped by them, and whole agents do the same in both")
 
 
-def once(why):
-    """Decorate a test case that both modes would see do the same.
+def once(why, mode=THREADING):
+    """Decorate a test case that has nothing new to show in the other mode.
 
-    :param why: what of it the mode does not reach.
+    :param why: it has not.
+    :param mode: the one that it runs with; eventlet, the default, has more to do.
     """
-    return testtools.skipIf(concurrency.mode() != ONCE, f"runs with {ONCE} only: {why}")
+    return testtools.skipIf(concurrency.mode() != mode, f"runs with {mode} only: {why}")

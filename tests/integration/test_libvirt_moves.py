@@ -11,11 +11,13 @@ import libvirt
 from compute import errors
 from compute.model import move, states
 from compute.model.guest import Nic
+from tests.integration.modes import EVENTLET, NATIVE, once
 from tests.integration.move_case import MoveCase
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import repeated
 
 
+@once(NATIVE, EVENTLET)
 class TestBlockMigration(MoveCase):
     @repeated
     def test_a_guest_goes_there_and_back_with_its_disks(self):
@@ -184,6 +186,7 @@ class TestBlockMigration(MoveCase):
         self.b.host.enter("ss", "-K", "-tnH", "sport", ">=", ":49152")
 
 
+@once(NATIVE, EVENTLET)
 class TestSharedStorage(MoveCase):
     shared = True
 
@@ -274,6 +277,7 @@ class TestSharedStorage(MoveCase):
         self.assertIsNone(self.a.driver.measure_dirty_rate(str(uuid.uuid4()), 1))
 
 
+@once(NATIVE, EVENTLET)
 class TestDaemonDeath(MoveCase):
     """libvirtd dies in the middle: what is told is what is so, once it is back."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from compute import errors
 from compute.model import states
 from compute.model.guest import Flavor
+from tests.integration.modes import EVENTLET, NATIVE, once
 from tests.integration.move_case import COUNTS, MoveCase
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import Late
@@ -28,6 +29,7 @@ class OneHostCase(MoveCase):
         return states.POWER_NAMES[self.driver.state(guest.uuid).power_state]
 
 
+@once(NATIVE, EVENTLET)
 class TestSleep(OneHostCase):
     def test_a_guest_is_saved_and_goes_on(self):
         guest = self.guest(self.a)
@@ -94,6 +96,7 @@ class TestSleep(OneHostCase):
             raise self.late(guest)
 
 
+@once(NATIVE, EVENTLET)
 class TestDevices(OneHostCase):
     def test_a_device_that_cannot_be_saved_goes_out_and_comes_back(self):
         guest = self.guest(self.a, image=ON_PC)
@@ -131,6 +134,7 @@ class TestDevices(OneHostCase):
         self.assertTrue(until(lambda: not self.driver.unsaveable(guest.uuid)), "it goes now")
 
 
+@once(NATIVE, EVENTLET)
 class TestSize(OneHostCase):
     def setUp(self):
         super().setUp()
@@ -159,6 +163,7 @@ class TestSize(OneHostCase):
         self.assertIn("not run", self.driver.why_not_live(guest.uuid, larger))
 
 
+@once(NATIVE, EVENTLET)
 class TestChecks(MoveCase):
     def test_both_ends_look_at_what_has_to_be_so(self):
         guest = self.writing_guest(self.a)
