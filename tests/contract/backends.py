@@ -101,8 +101,10 @@ class Database:
 
     def save_to(self, template: pathlib.Path) -> None:
         """Copy the data directory; the server must be stopped."""
-        shutil.rmtree(template, ignore_errors=True)
-        shutil.copytree(self._data, template)
+        partial = template.with_name(template.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(self._data, partial)
+        partial.rename(template)  # a run that is killed leaves no half of one
 
     def start(self) -> None:
         """Start the server; returns when its socket exists."""
