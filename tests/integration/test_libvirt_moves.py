@@ -144,9 +144,13 @@ class TestBlockMigration(MoveCase):
         self.assertTrue(until(lambda: self.shown(self.b, guest) == running))
 
     def shown(self, side, guest):
-        state = side.driver.state(guest.uuid)
-        both = side.driver.states()[guest.uuid]
-        self.assertEqual(state, both)
+        """What both ways to look tell; between the two looks it may have changed."""
+        def seen():
+            state = side.driver.state(guest.uuid)
+            return state if state == side.driver.states()[guest.uuid] else None
+
+        state = until(seen)
+        self.assertIsNotNone(state, "state() and states() do not agree")
         return states.POWER_NAMES[state.power_state], state.reason, state.job
 
     @repeated
