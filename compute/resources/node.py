@@ -109,8 +109,12 @@ class Node:
             self.service = self._create(make("Service", {
                 "host": self.host, "binary": BINARY, "topic": "compute", "report_count": 0,
                 "version": version}))
-        elif data(self.service).get("version") != version:
-            self.service = self.conductor.save(self.context, self.service, {"version": version})
+        else:
+            # A host that starts again is up from now on, not only from its first heartbeat on.
+            changes = {"report_count": (data(self.service).get("report_count") or 0) + 1}
+            if data(self.service).get("version") != version:
+                changes["version"] = version
+            self.service = self.conductor.save(self.context, self.service, changes)
         if self.tracker.record is None:
             self.tracker.record = self._create(
                 new_record(self.tracker, self.identity, data(self.service).get("id")))
