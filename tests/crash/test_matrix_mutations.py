@@ -20,6 +20,7 @@ from compute.steps import disks, record
 from compute.steps.domain import DomainGone, PowerOff
 from db.journal import Journal
 from tests.crash import calls, matrix
+from tests.crash.share import eventlet_only
 
 HARD_STOP = (("clean_shutdown", False),)
 FAILING = "spawn.power.after_effect"
@@ -141,6 +142,7 @@ def notices(case: Noticing, mutate: Callable[[], None]) -> bool:
     return matrix.child(work) != 0
 
 
+@eventlet_only
 class Mutations(testtools.TestCase):
     """One method for each mutation; they are added below."""
 

@@ -19,6 +19,7 @@ from compute.steps.live_ends import DisksLeft, Switched
 from compute.steps.resize_ends import Back, NewGone
 from tests.crash import matrix, moves
 from tests.crash.moves import Case
+from tests.crash.share import eventlet_only
 from virt.fake import FakeDriver
 
 
@@ -97,6 +98,7 @@ def notices(case: Case, mutate: Callable[[], None]) -> bool:
     return matrix.child(work) != 0
 
 
+@eventlet_only
 class MoveMutations(testtools.TestCase):
     """One method for each mutation; they are added below."""
 

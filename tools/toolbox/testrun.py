@@ -240,17 +240,22 @@ def _batches(layer: str) -> list[list[tuple[list[str], str, int]]]:
     """What runs side by side: (folders, mode, workers) of each run.
 
     Both modes at once, since then no worker has nothing left to do while another one has much. The
-    contract tests mostly wait, and what they start has a concurrency mode of its own: once.
+    crash layer has most to do in eventlet: see tests/crash/share.py. The contract tests mostly
+    wait, and what they start has a concurrency mode of its own: once.
     """
-    workers = max(1, (os.cpu_count() or 2) // len(MODES))
+    cores = os.cpu_count() or 2
+    workers = max(1, cores // len(MODES))
     contract = (LAYERS["contract"], "eventlet", 1)
 
     def both(*layers: str) -> list[tuple[list[str], str, int]]:
         folders = [folder for name in layers for folder in LAYERS[name]]
         return [(folders, mode, workers) for mode in MODES]
 
+    crash = [(LAYERS["crash"], "eventlet", cores), (LAYERS["crash"], "threading", workers)]
     if layer == "all":
-        return [both("unit", "functional", "crash"), [*both("integration"), contract]]
+        return [both("unit", "functional"), crash, [*both("integration"), contract]]
+    if layer == "crash":
+        return [crash]
     if layer == "contract":
         return [[contract]]
     return [both(layer)] if layer in LAYERS else []
