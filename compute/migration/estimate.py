@@ -20,6 +20,7 @@ from compute.model.move import JobSample
 PRECOPY, AUTO_CONVERGE, MULTIFD, POSTCOPY = "precopy", "auto-converge", "multifd", "postcopy"
 SETUP_SECONDS = 1.0  # connecting, preparing the destination, finishing
 SWITCH_MS = 50  # stopping the guest, its devices' state, starting it; seen 5 to 250
+ASSUMED = 110 * MIB  # bytes/s of a link that nothing was seen on yet: 1 Gbit/s
 PASSES = 50  # more than that is no convergence that anybody waits for
 THROTTLE_FIRST, THROTTLE_STEP, THROTTLE_MOST = 20, 10, 99  # QEMU's, in percent
 THROTTLE_EVERY = 2  # passes that do not help, after which QEMU throttles more

@@ -31,6 +31,11 @@ class Decided:
     reason: str
 
 
+def link_to(host: str) -> str:
+    """The journal's fact that says how many bytes/s an earlier migration to a host got."""
+    return f"bandwidth:{host}"
+
+
 def choose(world: World, guest: Guest, host: str, disks: int, terms: Terms, *, paused: bool,
            measure: bool) -> tuple[Choice, Facts]:
     """The strategy for a guest, and the facts that it was chosen on.
@@ -42,7 +47,7 @@ def choose(world: World, guest: Guest, host: str, disks: int, terms: Terms, *, p
     rate = 0 if paused else None
     if measure and not paused:
         rate = world.driver.measure_dirty_rate(guest.uuid, MEASURE_SECONDS)
-    seen = world.journal.fact(f"bandwidth:{host}") or 0
+    seen = world.journal.fact(link_to(host)) or 0
     facts = Facts(memory=guest.flavor.memory_mb << 20, dirty_rate=rate, disks=disks,
                   bandwidth=strategy.link_bandwidth(seen, terms.bandwidth),
                   paused=paused, budget_ms=terms.max_pause)

@@ -12,6 +12,7 @@ from compute.migration import checks, estimate
 from compute.migration.planning import choose
 from compute.migration.policy import Limits
 from compute.migration.terms import TUNED, Asked, Terms, tuned
+from compute.migration.trend import rate
 from compute.model import states
 from compute.model.move import Check
 from compute.recovery.reconcile import Reconciler
@@ -20,6 +21,8 @@ from compute.steps.live_source import asked_of, position_of
 from db.journal import OperationRow, rows
 
 NEWEST = 10  # operations of a guest that another agent is told of
+ASSUMING = (f" No migration to that host was seen yet: {rate(estimate.ASSUMED)} are assumed, as "
+            "over 1 Gbit/s.")
 
 
 class MoveVerbs:
@@ -185,8 +188,10 @@ class MoveVerbs:
         state = world.driver.state(uuid)
         paused = state is not None and state.power_state == states.POWER_PAUSED
         choice, facts = choose(world, model, host or "", size, terms, paused=paused, measure=True)
-        said = estimate.predict(choice.strategy, memory=facts.memory, bandwidth=facts.bandwidth,
-                                dirty_rate=facts.dirty_rate, disks=size, budget_ms=facts.budget_ms)
+        said = estimate.predict(
+            choice.strategy, memory=facts.memory, bandwidth=facts.bandwidth or estimate.ASSUMED,
+            dirty_rate=facts.dirty_rate, disks=size, budget_ms=facts.budget_ms)
+        assumed = "" if facts.bandwidth else ASSUMING
         return {
             "guest": uuid, "source": world.host, "destination": host,
             "strategy": choice.strategy, "reason": choice.reason,
@@ -196,7 +201,7 @@ class MoveVerbs:
             "bandwidth": facts.bandwidth, "bandwidth_limit": terms.bandwidth,
             "max_pause": terms.max_pause, "seconds": said.seconds,
             "downtime_ms": said.downtime_ms, "converges": said.converges,
-            "estimate": said.reason,
+            "estimate": said.reason + assumed,
         }
 
     def _instance(self, guest: str) -> Primitive:

@@ -11,15 +11,15 @@ from compute.engine.run import Run
 from compute.engine.step import Probe, Step
 from compute.engine.world import PeerView, World
 from compute.errors import Failed, MagnetarError, NeedsOperator, Retryable, Turned, Unknown
-from compute.migration import truth
+from compute.migration import trend, truth
 from compute.migration.monitor import Monitor
-from compute.migration.planning import decide_plan
+from compute.migration.planning import decide_plan, link_to
 from compute.migration.policy import Limits
 from compute.migration.terms import Asked
 from compute.migration.truth import HERE, Act, End, Judgement, end_of
 from compute.model import states
 from compute.model.guest import Guest
-from compute.model.move import Check, JobSample, MovePlan
+from compute.model.move import PRECOPY, Check, JobSample, MovePlan
 from compute.model.wire import NO_FLAVOR
 from compute.rpc.primitives import data, make, own
 from compute.steps.domain import generation, power
@@ -185,7 +185,9 @@ class Transfer(Step):
             self.begin(run, plan)
         monitor = Monitor(run, plan, Limits(**run.outcome("strategy")["limits"]),
                           lambda status: mark(run, status), lambda sample: report(run, sample))
-        return self.ended(run, monitor.watch(), monitor.why)
+        last = monitor.watch()
+        remember_link(run, monitor)
+        return self.ended(run, last, monitor.why)
 
     def begin(self, run: Run, plan: MovePlan) -> None:
         """Start it, unless it shall not be any more or the destination gave up its lease."""
@@ -259,6 +261,14 @@ class Transfer(Step):
         if state is not None and state.power_state == states.POWER_PAUSED \
                 and data(run.instance).get("vm_state") == states.ACTIVE:
             driver.resume(guest)  # we, or a cut switch-over, stopped it
+
+
+def remember_link(run: Run, monitor: Monitor) -> None:
+    """Keep what the link to the destination carried, for the plans of later migrations; not what a
+    limit left of it."""
+    seen = trend.bandwidth([one for one in monitor.samples if one.phase == PRECOPY])
+    if seen and not monitor.limits.bandwidth:
+        run.world.journal.set_fact(link_to(destination_of(run)), seen)
 
 
 def at_home(run: Run) -> bool:

@@ -10,6 +10,7 @@ from compute.model.move import Check
 from compute.operator.verbs import OperatorVerbs
 from db.journal import rows
 from tests.functional.live_support import LiveTest
+from virt.fake_moves import BANDWIDTH
 
 
 class MoveTest(LiveTest):
@@ -177,10 +178,24 @@ class MoveTest(LiveTest):
             plan["verdict"], plan["destination"], plan["copies"] + ["sda"] * (
                 "sda" not in plan["copies"])))
         self.assertTrue(plan["checks"])
+        self.assertEqual(0, plan["bandwidth"])
+        self.assertGreater(plan["seconds"], 1)
+        self.assertIn("110.0 MiB/s are assumed", plan["estimate"])
         self.two.stop()
         plan = self.one.verbs.plan_live_migrate(guest, "host2")
         self.assertEqual("uncertain", plan["verdict"])
         self.assertEqual([], self.one.operations(guest, "live_out"))
+
+    def test_a_plan_reckons_with_what_the_link_carried_before(self):
+        guest = self.boot()
+        self.hosts.fabric.set(samples=8)
+        self.migrate(guest)
+        self.assert_on(guest, self.two)
+        self.migrate(guest, source=self.two, dest=self.one)
+        self.assert_on(guest, self.one)
+        plan = self.one.verbs.plan_live_migrate(guest, "host2")
+        self.assertEqual(BANDWIDTH, plan["bandwidth"])
+        self.assertNotIn("assumed", plan["estimate"])
 
 
 class SharedTest(LiveTest):
