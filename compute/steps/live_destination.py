@@ -27,11 +27,10 @@ from compute.migration import truth
 from compute.migration.truth import HERE, Act, End, end_of
 from compute.model import states
 from compute.model.guest import CachedImage, GuestState
-from compute.rpc.primitives import data
+from compute.rpc.primitives import clean, data
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, remove_domain
-from compute.steps.migration_record import mark
 from compute.steps.ports import nics_of
 from compute.steps.record import FOR_EVER, publish
 
@@ -349,8 +348,12 @@ class MigrationDone(Step):
     attempts = FOR_EVER
 
     def do(self, run: Run) -> None:
-        try:
-            mark(run, "completed")
+        conductor = run.world.conductor
+        try:  # by its uuid: the guest's newest may be the next one already
+            for moving in conductor.migrations(run.context, {
+                    "instance_uuid": run.row.guest, "migration_type": "live-migration"}):
+                if data(moving).get("uuid") == told(run).get("migration"):
+                    conductor.save(run.context, clean(moving), {"status": "completed"})
         except Refused as error:
             run.say(f"the migration's record could not be ended: {error.what}")
 

@@ -313,7 +313,9 @@ class Vacate(Step):
             return
         unplug(run)
         remove_domain(run)
-        keep_room(run, wire.flavor(data(run.instance)["old_flavor"]))
+        for held in journal.claims(kind=HERE, guest=uuid):  # its former size
+            journal.claim(MOVE, uuid, uuid, run.row.id, {
+                **held.data, "migration": migration_of(run).get("uuid"), "way": "back"})
         for kind in (HERE, "disks"):
             journal.release(guest=uuid, kind=kind)
 
