@@ -178,3 +178,13 @@ class SimulationFindsOfMoves(testtools.TestCase):
         ways.resize(Sent())
         self.until(hosts, lambda: "host1" in hosts.agents and
                    self.states(hosts, "host1", "resize_out") == [rows.DONE])
+
+    def test_a_migration_ends_whose_message_came_too_late(self):
+        """The source had given the resize up just when the destination named itself in it: the
+        migration, set back, stayed open for ever."""
+        hosts = self.hosts()
+        self.at("resize_prep.claim.after_intent",
+                lambda: ways.instance(hosts, task_state=None))
+        ways.resize(hosts)
+        self.until(hosts, lambda: self.states(hosts, "host2", "resize_prep") == [rows.UNDONE])
+        self.assertEqual("error", hosts.status())

@@ -20,6 +20,9 @@ LOOKED_AT = [rows.operations.c[name] for name in (
     "id", "verb", "guest", "state", "active", "lock", "waits_for", "steps_done")]
 
 
+NEWEST = sa.select(*LOOKED_AT).order_by(rows.operations.c.updated.desc()).limit(5)
+
+
 class Violation(BaseException):
     """A promise was broken; nothing in the product may catch it."""
 
@@ -107,8 +110,7 @@ class Watch:
     def journal(self, host: Host) -> None:
         """Locks have owners, and operations only go forward."""
         with host.engine.connect() as connection:
-            found = connection.execute(sa.select(*LOOKED_AT).order_by(
-                rows.operations.c.updated.desc()).limit(5)).all()  # what changed of late
+            found = connection.execute(NEWEST).all()  # what changed of late
         for row in found:
             name = f"{row.verb} {row.id[:4]} of {row.guest[:8]} on {host.name}"
             if row.active and row.lock is None and row.waits_for is None:
