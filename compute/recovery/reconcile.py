@@ -29,6 +29,7 @@ from db.journal import rows
 
 LOG = logging.getLogger(__name__)
 LOST_AFTER = 20.0  # seconds a task_state stands without an operation before its cast counts as lost
+PLACES = ("slot", "lease", "force")  # claims that only a live migration under way has
 DEEDS = (Act.ADOPT, Act.FAIL, Act.REAP, Act.SYNC, Act.START, Act.THAW)
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
@@ -129,11 +130,15 @@ class Reconciler:
         elif verdict.act is Act.FAIL:
             self._fail_build(facts, verdict)
         elif verdict.act is Act.GIVE_WAY and row is not None:
+            if row.id in self.manager.running():  # accepted while this pass looked
+                return
             LOG.warning("Operation %s (%s of %s) ends: %s", row.id, row.verb, row.guest,
                         verdict.reason)
             self.world.journal.update(row.id, state=rows.UNDONE, verdict=verdict.reason,
                                       message=verdict.reason)
             self.world.secrets.forget(row.id)
+            for kind in PLACES:
+                self.world.journal.release(guest=row.guest, kind=kind)
         elif verdict.act is Act.LEAVE and row is not None:
             self.manager.hand_over(row)
 

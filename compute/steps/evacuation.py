@@ -145,9 +145,15 @@ class EvacuatedRecord(Step):
         world, found = run.world, run.world.driver.state(run.row.guest)
         power = found.power_state if found else states.NOSTATE
         world.networks.bind(run.context, run.row.guest, world.host)
-        run.instance = world.conductor.instance(run.context, run.row.guest)
+        try:
+            run.instance = world.conductor.instance(run.context, run.row.guest)
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return {"published": False}  # it was deleted; what is here is reaped
         fields = data(run.instance)
-        if fields.get("host") == world.host and fields.get("task_state") is None:
+        if fields.get("host") == world.host and fields.get("task_state") in (
+                None, states.DELETING):
             return {"published": True}
         changes = {
             "host": world.host, "node": world.inventory.node,
@@ -157,6 +163,10 @@ class EvacuatedRecord(Step):
             "system_metadata": {**(fields.get("system_metadata") or {}),
                                 GENERATION: str(run.outcome("admission")["generation"])},
         }
+        if fields.get("task_state") == states.DELETING:  # which is done here then, as adopted
+            del changes["task_state"]
+            run.save(changes, expected_task_state=[states.DELETING])
+            return {"published": True}
         if not publish(run, changes, TASKS):
             raise Unknown(f"The record of guest {run.row.guest} changed while it was evacuated.",
                           next="It is looked at again.", code="changed")

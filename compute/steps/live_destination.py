@@ -324,9 +324,15 @@ class RecordHere(Step):
     def do(self, run: Run) -> dict[str, Any]:
         world = run.world
         found = world.driver.state(run.row.guest)
-        run.instance = world.conductor.instance(run.context, run.row.guest)
+        try:
+            run.instance = world.conductor.instance(run.context, run.row.guest)
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return {"published": False}  # it was deleted; what came here is reaped
         fields = data(run.instance)
-        if fields.get("host") == world.host and fields.get("task_state") is None:
+        if fields.get("host") == world.host and fields.get("task_state") in (
+                None, states.DELETING):
             return {"published": True}
         changes: dict[str, Any] = {
             "system_metadata": {**(fields.get("system_metadata") or {}),
@@ -335,6 +341,10 @@ class RecordHere(Step):
             "compute_id": world.inventory.compute_id(run.context), "task_state": None,
             "power_state": found.power_state if found else states.NOSTATE,
         }
+        if fields.get("task_state") == states.DELETING:  # which is done here then, as adopted
+            del changes["task_state"]
+            run.save(changes, expected_task_state=[states.DELETING])
+            return {"published": True}
         if not publish(run, changes, [states.MIGRATING]):
             raise Unknown(f"Guest {run.row.guest} is here, and its record changed meanwhile.",
                           next="It is looked at again.", code="changed")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import testtools
 
 from compute.engine import crashpoints
+from compute.errors import Failed
 from compute.model import states
 from db.journal import rows
 from tests import fakes
@@ -17,6 +18,20 @@ from tests.crash import ways
 from tests.crash.hosts import GUEST, HOSTS, Hosts
 
 DELETING = {"task_state": states.DELETING}
+
+
+class Sent:
+    """Hosts to which prep_resize is sent with other fields of the Instance, or arguments."""
+
+    def __init__(self, hosts: Hosts, arguments: dict | None = None, **fields):
+        self.hosts, self.arguments, self.fields = hosts, arguments or {}, fields
+
+    def __getattr__(self, name: str):
+        return getattr(self.hosts, name)
+
+    def cast(self, host: str, method: str, **args) -> None:
+        args["instance"]["nova_object.data"].update(self.fields)
+        self.hosts.cast(host, method, **{**args, **self.arguments})
 
 
 class SimulationFindsOfMoves(testtools.TestCase):
@@ -142,6 +157,42 @@ class SimulationFindsOfMoves(testtools.TestCase):
         self.until(hosts, lambda: not hosts.active())
         self.assertEqual([], hosts.agents["host1"].world.journal.claims())
 
+    def test_a_delete_and_an_arrival_do_not_wait_for_each_other(self):
+        """The destination waited for the task to be migrating, the source for the destination, and
+        the delete for the source."""
+        hosts = self.hosts()
+        self.at("live_in.record.before_intent", lambda: hosts.cast(
+            "host1", "terminate_instance", bdms={}, instance=ways.instance(hosts, **DELETING)))
+        ways.live(hosts)
+        self.until(hosts, lambda: bool(hosts.conductor.fields(GUEST)["deleted"]))
+        self.until(hosts, lambda: not hosts.active() and not any(
+            agent.world.journal.claims() or agent.world.driver.states()
+            for agent in hosts.agents.values()))
+
+    def test_an_evacuation_of_what_was_deleted_ends(self):
+        hosts = self.hosts(shared=True)
+        self.at("evacuate.record.before_intent", lambda: hosts.conductor.destroy_instance(
+            {}, ways.instance(hosts)))
+        self.lose(hosts, "host1", 120)
+        self.until(hosts, lambda: self.states(hosts, "host2", "evacuate") == [rows.DONE])
+        self.until(hosts, lambda: not hosts.agents["host2"].world.driver.states())
+
+    # -- lost messages -------------------------------------------------------------------------
+    def test_a_guest_whose_way_to_another_host_was_lost_is_free_again(self):
+        """The destination had ended its migration and handed the guest back to the conductor, who
+        never heard of it: the task stood for ever."""
+        hosts = self.hosts()
+
+        def fail() -> None:
+            raise Failed("There is no room after all.", code="no_room")
+
+        self.at("resize_prep.claim.after_effect", fail)
+        ways.resize(Sent(hosts, {"host_list": None, "filter_properties": {
+            "retry": {"num_attempts": 1, "hosts": [["host2", "host2"]]}}}))
+        self.until(hosts, lambda: self.states(hosts, "host2", "resize_prep") == [rows.UNDONE])
+        self.assertEqual(states.RESIZE_PREP, hosts.conductor.fields(GUEST)["task_state"])
+        self.until(hosts, lambda: hosts.conductor.fields(GUEST)["task_state"] is None)
+
     # -- records -------------------------------------------------------------------------------
     def test_the_next_migration_is_not_completed_with_the_last(self):
         """The destination of a live migration marked the guest's newest migration."""
@@ -165,17 +216,7 @@ class SimulationFindsOfMoves(testtools.TestCase):
 
         self.at("resize_out.vacate.before_intent", die)
 
-        class Sent:
-            """The hosts, with an Instance that has no old_flavor yet."""
-
-            def __getattr__(self, name: str):
-                return getattr(hosts, name)
-
-            def cast(self, host: str, method: str, **args) -> None:
-                args["instance"]["nova_object.data"]["old_flavor"] = None
-                hosts.cast(host, method, **args)
-
-        ways.resize(Sent())
+        ways.resize(Sent(hosts, old_flavor=None))
         self.until(hosts, lambda: "host1" in hosts.agents and
                    self.states(hosts, "host1", "resize_out") == [rows.DONE])
 

@@ -126,7 +126,8 @@ class Moving:
     def evacuate(self, uuid: str) -> bool:
         """Start a guest of a fenced host elsewhere; False when that is not legal."""
         fields = self.fields(uuid)
-        if fields["host"] not in self.off or fields["vm_state"] not in EVACUATED:
+        if fields["host"] not in self.off or fields["vm_state"] not in EVACUATED \
+                or fields["task_state"] == states.DELETING:
             return False
         for move in self.opened(uuid):
             if move.kind == EVACUATION and fields["task_state"] is not None:

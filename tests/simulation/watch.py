@@ -96,7 +96,8 @@ class Watch:
                 or fields["task_state"] in (states.DELETING, states.REBUILDING):
             return
         left = host.driver.newest(uuid)
-        reverts = fields["task_state"] == states.RESIZE_REVERTING  # gives what is new up
+        # Who goes back to the former size or host gives up what was written since.
+        reverts = fields["task_state"] in (states.RESIZE_REVERTING, states.RESIZE_FINISH)
         if left < 0 or (left < self.sim.fabric.written(uuid) and not reverts):
             raise Violation(f"P2: {what} {uuid[:8]} leaves no disk as new as what it wrote")
 
