@@ -21,7 +21,7 @@ DELETING = {"task_state": states.DELETING}
 
 
 class Sent:
-    """Hosts to which prep_resize is sent with other fields of the Instance, or arguments."""
+    """Hosts to which prep_resize is sent with other fields of the guest, or arguments."""
 
     def __init__(self, hosts: Hosts, arguments: dict | None = None, **fields):
         self.hosts, self.arguments, self.fields = hosts, arguments or {}, fields
@@ -30,7 +30,7 @@ class Sent:
         return getattr(self.hosts, name)
 
     def cast(self, host: str, method: str, **args) -> None:
-        args["instance"]["nova_object.data"].update(self.fields)
+        args["instance"] = ways.instance(self.hosts, **self.fields)
         self.hosts.cast(host, method, **{**args, **self.arguments})
 
 
