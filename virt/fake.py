@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping
 
 from compute.errors import Failed, Refused
@@ -178,7 +177,7 @@ class FakeDriver(FakeMoves, FakeSize):
     @hooked
     def quarantine_disks(self, uuid: str) -> str:
         self._see_unused(uuid, "the disks go to quarantine of")
-        target = self.place / "_quarantine" / f"{uuid}.{int(time.time())}"
+        target = self.place / "_quarantine" / f"{uuid}.{int(self.now())}"
         target.parent.mkdir(exist_ok=True)
         self._dir(uuid).rename(target)
         return str(target)

@@ -133,11 +133,12 @@ class FakeSize(FakeState):
                 raise Failed(f"Guest {uuid} has no disks on {self.hostname}.",
                              code="disks_missing")
             return
-        if here.exists():
+        if (here / "disks.json").exists():
             raise NeedsOperator(f"{here} is there, and would be replaced by {aside}.",
                                 now="Neither was touched.",
                                 next=f"Look at both, and move {here} away.",
                                 code="disks_in_the_way")
+        shutil.rmtree(here, ignore_errors=True)  # half made
         self._see_unused(uuid, "the former disks come back of")
         aside.rename(here)
         # What the guest wrote since on the disks of its new size is given up.

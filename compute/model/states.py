@@ -42,6 +42,7 @@ MIGRATING = "migrating"
 REBUILDING = "rebuilding"
 REBUILD_BLOCK_DEVICE_MAPPING = "rebuild_block_device_mapping"
 REBUILD_SPAWNING = "rebuild_spawning"
+EVACUATING = (REBUILDING, REBUILD_BLOCK_DEVICE_MAPPING, REBUILD_SPAWNING)
 
 # power_state: what the hypervisor says, as the integers on the wire.
 NOSTATE = 0

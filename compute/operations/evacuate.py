@@ -15,6 +15,7 @@ from compute.steps.evacuation import (
     EvacuatedPower,
     EvacuatedRecord,
     EvacuationClaim,
+    WayBackGone,
 )
 from compute.steps.live_destination import PortsHere
 from compute.steps.live_ends import MigrationEnd
@@ -36,6 +37,7 @@ class Evacuate(Operation):
         EvacuatedDomain(),  # defined, a newer incarnation
         EvacuatedPower(),   # running, unless it was stopped
         EvacuatedRecord(),  # it belongs to this host
+        WayBackGone(),      # of a resize that the loss of its host broke off
         MigrationEnd("done"),
         Finish(),           # the tenant sees that it ended
     )

@@ -87,4 +87,7 @@ class ResizePrep(Operation):
         wire.flavor(wire.require(args, "flavor", "Flavor"))
 
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
-        return () if error.code in self.silent else self.conclusion
+        if error.code not in self.silent:
+            return self.conclusion
+        began = run.outcome("admission") is not None  # else the message was not for us
+        return self.conclusion[1:2] if began else ()

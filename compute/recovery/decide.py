@@ -45,6 +45,7 @@ class Act(enum.Enum):
     CONTINUE = "continue"  # the operation goes on where it was
     ROLLBACK = "roll back"  # the operation is undone
     WAIT = "wait"  # a fact is missing; nothing is done
+    GIVE_WAY = "give way"  # the operation ends where it is: the guest is another host's
     LEAVE = "leave"  # an operator has to decide; nothing is done
     ADOPT = "adopt"  # do what the control plane waits for: the message was lost
     FAIL = "fail"  # tell the control plane that the build is lost
@@ -66,9 +67,23 @@ class Verdict:
     verb: str = ""
 
 
-def of_operation(row: OperationRow, committed: bool, facts: GuestFacts) -> Verdict:
-    """What to do with an operation that is in the journal and has no worker."""
+def of_operation(row: OperationRow, committed: bool, facts: GuestFacts, *,
+                 rebooted: bool = False) -> Verdict:
+    """What to do with an operation that is in the journal and has no worker.
+
+    :param rebooted: the host was booted since the last pass: it may have been taken for lost.
+    """
     at = f"step {row.step}" if row.step else "its first step"
+    if row.verb not in ("evacuate", "vacate"):
+        if facts.fields.get("task_state") in states.EVACUATING:
+            return Verdict(Act.WAIT, "evacuating", "This host was taken for lost, and the guest is "
+                           "being started on another one.")
+        if _taken(facts):
+            return Verdict(Act.GIVE_WAY, "evacuated", "This host was taken for lost, and the guest "
+                           "was started on another one, to which it belongs.")
+        if rebooted and not _heard(facts):
+            return Verdict(Act.WAIT, "unheard", "This host was booted, and whether the guest was "
+                           "started on another one meanwhile cannot be asked now.")
     if row.state == rows.NEEDS_OPERATOR:
         return Verdict(Act.LEAVE, "operator", f"It waits for an operator: {row.message}")
     if row.state in (rows.UNDOING, rows.CONCLUDING):
@@ -86,6 +101,19 @@ def of_operation(row: OperationRow, committed: bool, facts: GuestFacts) -> Verdi
         return Verdict(Act.ROLLBACK, "restarts",
                        f"The agent was restarted {row.restarts} times while it was at {at}.")
     return Verdict(Act.CONTINUE, "resume", f"It goes on from {at}.")
+
+
+def _taken(facts: GuestFacts) -> bool:
+    """Whether the guest was evacuated from this host, and is another's by now."""
+    return facts.record.known and facts.record.value is None and bool(facts.elsewhere.value) \
+        and bool(facts.evacuated.value)
+
+
+def _heard(facts: GuestFacts) -> bool:
+    """Whether the control plane said whose guest it is."""
+    if facts.record.value is not None:
+        return True
+    return facts.record.known and facts.elsewhere.known and facts.evacuated.known
 
 
 def of_guest(facts: GuestFacts, *, rebooted: bool, resume: bool, waited: bool,

@@ -18,6 +18,8 @@ from compute.rpc.primitives import data
 from db.journal import Claim, OperationRow
 
 LOG = logging.getLogger(__name__)
+# Statuses of an evacuation of which its former host has not heard.
+UNCLEARED = ("accepted", "pre-migrating", "done")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class GuestFacts:
     claims: tuple[Claim, ...] = ()
     # Instance primitive of a guest that the control plane has on another host
     elsewhere: Fact = Fact(None, False, "control plane", 0.0, "not asked")
+    evacuated: Fact = Fact(None, False, "control plane", 0.0, "not asked")  # bool: away from here
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -70,6 +73,13 @@ def _look(world: World, source: str, look: Callable[[], Any]) -> Fact:
         return Fact(None, False, source, now, str(error))
 
 
+def _evacuated(world: World, context: Mapping[str, Any]) -> set[str]:
+    """Guests that were evacuated from this host while it was gone, and not cleared here yet."""
+    return {data(moving)["instance_uuid"] for moving in world.conductor.migrations(context, {
+        "source_compute": world.host, "migration_type": "evacuation",
+        "status": list(UNCLEARED)})}
+
+
 def observe(world: World, context: Mapping[str, Any]) -> Observation:
     """Look at the hypervisor, the disks, the control plane and the journal."""
     domains = _look(world, "hypervisor", world.driver.states)
@@ -89,6 +99,8 @@ def observe(world: World, context: Mapping[str, Any]) -> Observation:
                     lambda: world.conductor.deleted_among(context, strays))
     elsewhere = _look(world, "control plane",
                       lambda: world.conductor.elsewhere(context, strays))
+    evacuated = _look(world, "control plane", lambda: _evacuated(world, context)
+                      if set(operations) & set(elsewhere.value or ()) else set())
 
     def of(fact: Fact, value: Any) -> Fact:
         return Fact(value if fact.known else None, fact.known, fact.source, fact.time, fact.why)
@@ -103,6 +115,7 @@ def observe(world: World, context: Mapping[str, Any]) -> Observation:
                        uuid in (deleted.value or ())),
             elsewhere=of(elsewhere if records.known else records,
                          (elsewhere.value or {}).get(uuid)),
+            evacuated=of(evacuated, uuid in (evacuated.value or ())),
             operation=operations.get(uuid), claims=tuple(claims.get(uuid, ())))
         for uuid in sorted(known)
     }

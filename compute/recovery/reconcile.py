@@ -23,10 +23,13 @@ from compute.model.wire import flavor, nics
 from compute.recovery import decide
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.observe import GuestFacts, Observation, observe
+from compute.resources.tracker import MOVE
 from compute.steps.claim import need
+from db.journal import rows
 
 LOG = logging.getLogger(__name__)
 LOST_AFTER = 20.0  # seconds a task_state stands without an operation before its cast counts as lost
+PLACES = ("slot", "lease", "force")  # claims that only a live migration under way has
 DEEDS = (Act.ADOPT, Act.FAIL, Act.REAP, Act.SYNC, Act.START, Act.THAW)
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
@@ -80,7 +83,7 @@ class Reconciler:
         if row is not None:
             committed = self.manager.operations[row.verb].committed(
                 self.world.journal.steps(row.id))
-            return decide.of_operation(row, committed, facts)
+            return decide.of_operation(row, committed, facts, rebooted=rebooted)
         return decide.of_guest(
             facts, rebooted=rebooted, resume=self.world.conf.resume_guests_state_on_host_boot,
             waited=self._waited(facts), thaw=self._may_thaw(facts))
@@ -97,6 +100,18 @@ class Reconciler:
         if verdict.act in (Act.REPORT, Act.LEAVE) and verdict != before:
             LOG.warning("Guest %s: %s", facts.uuid, verdict.reason)
         self._apply(facts, verdict)
+        if row is None:
+            self._let_go(facts)
+
+    def _let_go(self, facts: GuestFacts) -> None:
+        """Room for a move that nobody makes any more: it was broken off with the other host."""
+        fields = facts.fields
+        held = any(claim.kind == MOVE for claim in facts.claims)
+        if held and fields and fields.get("task_state") is None \
+                and fields.get("vm_state") != states.RESIZED and not self._went_on(facts):
+            LOG.warning("Guest %s does not move any more: the room for it is given back.",
+                        facts.uuid)
+            self.world.journal.release(guest=facts.uuid, kind=MOVE)
 
     # -- applying -----------------------------------------------------------------------------
     def _apply(self, facts: GuestFacts, verdict: Verdict) -> None:
@@ -114,6 +129,16 @@ class Reconciler:
             LOG.info("Guest %s: %s", facts.uuid, verdict.reason)
         elif verdict.act is Act.FAIL:
             self._fail_build(facts, verdict)
+        elif verdict.act is Act.GIVE_WAY and row is not None:
+            if row.id in self.manager.running():  # accepted while this pass looked
+                return
+            LOG.warning("Operation %s (%s of %s) ends: %s", row.id, row.verb, row.guest,
+                        verdict.reason)
+            self.world.journal.update(row.id, state=rows.UNDONE, verdict=verdict.reason,
+                                      message=verdict.reason)
+            self.world.secrets.forget(row.id)
+            for kind in PLACES:
+                self.world.journal.release(guest=row.guest, kind=kind)
         elif verdict.act is Act.LEAVE and row is not None:
             self.manager.hand_over(row)
 

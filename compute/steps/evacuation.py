@@ -15,15 +15,16 @@ from compute.engine.step import Step
 from compute.errors import Refused, Unknown
 from compute.model import states
 from compute.model.guest import CachedImage
+from compute.resources.tracker import MOVE
 from compute.rpc.primitives import data
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, Domain, PowerOn
 from compute.steps.migration_record import mark
 from compute.steps.record import FOR_EVER, publish
+from compute.steps.resize import ASIDE
 
-TASKS: list[str | None] = [states.REBUILDING, states.REBUILD_BLOCK_DEVICE_MAPPING,
-                           states.REBUILD_SPAWNING]
+TASKS: list[str | None] = list(states.EVACUATING)
 
 def recorded_generation(fields: Mapping[str, Any]) -> int:
     """The generation that the control plane's record knows; 1 for a guest that never moved."""
@@ -69,7 +70,8 @@ class EvacuationClaim(Step):
 
 
 class EvacuatedDisks(Step):
-    """disks: those on storage that both hosts share, else new ones from the image."""
+    """disks: those on storage that both hosts share; those that were set aside here for a resize
+    which the loss of the other host broke off; else new ones from the image."""
 
     name = "disks"
 
@@ -83,12 +85,16 @@ class EvacuatedDisks(Step):
                           f"are not seen on host {run.world.host}.",
                           now="Nothing was done.", next="Mount the storage here, or evacuate it "
                           "without its disks, from its image.", code="disks_missing")
-        return {"shared": shared}
+        return {"shared": shared, "aside": run.world.driver.aside_disks(run.row.guest)}
 
     def do(self, run: Run) -> int:
-        found = run.world.driver.disks(run.row.guest)
-        if any(disk.role == "root" for disk in found):
-            return len(found)
+        driver, uuid = run.world.driver, run.row.guest
+        complete = any(disk.role == "root" for disk in driver.disks(uuid))
+        aside = driver.aside_disks(uuid)
+        if aside and not complete:
+            driver.bring_back_disks(uuid)
+        if complete or aside:
+            return len(driver.grow_disks(run.guest) if aside else driver.disks(uuid))
         base = Image().do(run)
         secrets = run.world.secrets.load(run.row.id, "guest")
         return len(run.world.driver.create_disks(
@@ -96,6 +102,9 @@ class EvacuatedDisks(Step):
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         if kept.get("shared"):
+            run.world.journal.release(guest=run.row.guest, kind="disks")
+        elif kept.get("aside"):
+            run.world.driver.set_aside_disks(run.row.guest)
             run.world.journal.release(guest=run.row.guest, kind="disks")
         else:
             remove_disks(run)
@@ -136,9 +145,15 @@ class EvacuatedRecord(Step):
         world, found = run.world, run.world.driver.state(run.row.guest)
         power = found.power_state if found else states.NOSTATE
         world.networks.bind(run.context, run.row.guest, world.host)
-        run.instance = world.conductor.instance(run.context, run.row.guest)
+        try:
+            run.instance = world.conductor.instance(run.context, run.row.guest)
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return {"published": False}  # it was deleted; what is here is reaped
         fields = data(run.instance)
-        if fields.get("host") == world.host and fields.get("task_state") is None:
+        if fields.get("host") == world.host and fields.get("task_state") in (
+                None, states.DELETING):
             return {"published": True}
         changes = {
             "host": world.host, "node": world.inventory.node,
@@ -148,7 +163,24 @@ class EvacuatedRecord(Step):
             "system_metadata": {**(fields.get("system_metadata") or {}),
                                 GENERATION: str(run.outcome("admission")["generation"])},
         }
+        if fields.get("task_state") == states.DELETING:  # which is done here then, as adopted
+            del changes["task_state"]
+            run.save(changes, expected_task_state=[states.DELETING])
+            return {"published": True}
         if not publish(run, changes, TASKS):
             raise Unknown(f"The record of guest {run.row.guest} changed while it was evacuated.",
                           next="It is looked at again.", code="changed")
         return {"published": True}
+
+
+class WayBackGone(Step):
+    """aside: what this host kept for a resize that the loss of the other host broke off."""
+
+    name = "aside"
+
+    def do(self, run: Run) -> None:
+        journal, uuid = run.world.journal, run.row.guest
+        if journal.claims(kind=ASIDE, guest=uuid):
+            run.world.driver.delete_aside_disks(uuid)
+            journal.release(guest=uuid, kind=ASIDE)
+        journal.release(guest=uuid, kind=MOVE)

@@ -14,6 +14,7 @@ from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.engine.world import Context
 from compute.errors import Refused, Unknown
+from compute.model import states
 from compute.rpc.primitives import data
 from compute.steps.migration_record import FOR_EVER, fresh, migration_of
 
@@ -40,9 +41,27 @@ class HandOver(Step):
     def do(self, run: Run) -> Any:
         if (run.outcome("leave") or {}).get("published") is False:
             return {"seen": False}  # the guest is being deleted: nobody has to go on
+        if unwanted(run):
+            return {"seen": False}
         hand_over(run, migration_of(run)[self.end] or data(fresh(run))[self.end], self.method,
                   self.verb, self.arguments)
         return {"seen": True}
+
+
+def unwanted(run: Run) -> bool:
+    """Whether nobody has to go on: the guest is deleted, or is being deleted by a request that
+    waits for this operation; or the other end was given up as lost, and the guest is started
+    elsewhere."""
+    try:
+        fields = data(run.world.conductor.instance(run.context, run.row.guest))
+    except Refused as error:
+        if error.code != "guest_not_found":
+            raise
+        return True
+    ends = migration_of(run)
+    hosts = (run.world.host, ends.get("source_compute"), ends.get("dest_compute"))
+    return fields.get("task_state") in (states.DELETING, *states.EVACUATING) \
+        or fields.get("host") not in hosts
 
 
 def hand_over(run: Run, host: str, method: str, verb: str, arguments: Arguments) -> None:

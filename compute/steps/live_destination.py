@@ -27,11 +27,10 @@ from compute.migration import truth
 from compute.migration.truth import HERE, Act, End, end_of
 from compute.model import states
 from compute.model.guest import CachedImage, GuestState
-from compute.rpc.primitives import data
+from compute.rpc.primitives import clean, data
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, remove_domain
-from compute.steps.migration_record import mark
 from compute.steps.ports import nics_of
 from compute.steps.record import FOR_EVER, publish
 
@@ -325,9 +324,15 @@ class RecordHere(Step):
     def do(self, run: Run) -> dict[str, Any]:
         world = run.world
         found = world.driver.state(run.row.guest)
-        run.instance = world.conductor.instance(run.context, run.row.guest)
+        try:
+            run.instance = world.conductor.instance(run.context, run.row.guest)
+        except Refused as error:
+            if error.code != "guest_not_found":
+                raise
+            return {"published": False}  # it was deleted; what came here is reaped
         fields = data(run.instance)
-        if fields.get("host") == world.host and fields.get("task_state") is None:
+        if fields.get("host") == world.host and fields.get("task_state") in (
+                None, states.DELETING):
             return {"published": True}
         changes: dict[str, Any] = {
             "system_metadata": {**(fields.get("system_metadata") or {}),
@@ -336,6 +341,10 @@ class RecordHere(Step):
             "compute_id": world.inventory.compute_id(run.context), "task_state": None,
             "power_state": found.power_state if found else states.NOSTATE,
         }
+        if fields.get("task_state") == states.DELETING:  # which is done here then, as adopted
+            del changes["task_state"]
+            run.save(changes, expected_task_state=[states.DELETING])
+            return {"published": True}
         if not publish(run, changes, [states.MIGRATING]):
             raise Unknown(f"Guest {run.row.guest} is here, and its record changed meanwhile.",
                           next="It is looked at again.", code="changed")
@@ -349,8 +358,12 @@ class MigrationDone(Step):
     attempts = FOR_EVER
 
     def do(self, run: Run) -> None:
-        try:
-            mark(run, "completed")
+        conductor = run.world.conductor
+        try:  # by its uuid: the guest's newest may be the next one already
+            for moving in conductor.migrations(run.context, {
+                    "instance_uuid": run.row.guest, "migration_type": "live-migration"}):
+                if data(moving).get("uuid") == told(run).get("migration"):
+                    conductor.save(run.context, clean(moving), {"status": "completed"})
         except Refused as error:
             run.say(f"the migration's record could not be ended: {error.what}")
 

@@ -81,7 +81,7 @@ class Moving(Step):
     def do(self, run: Run) -> dict[str, Any]:
         moving = self._migration(run)
         ends = data(moving)
-        if ends.get("status") not in self.statuses:
+        if ends.get("status") not in self.wanted(run):
             raise stale(run, f"its migration is {ends.get('status')} by now")
         if self.here and ends.get(self.here) != run.world.host:
             raise stale(run, f"its migration names host {ends.get(self.here)} there")
@@ -99,6 +99,10 @@ class Moving(Step):
             raise stale(run, f"it is on host {fields.get('host')} by now")
         return {"gone": False, "migration": moving, "vm_state": fields.get("vm_state")}
 
+    def wanted(self, run: Run) -> tuple[str, ...]:
+        """Statuses that the Migration may have."""
+        return self.statuses
+
     def _migration(self, run: Run) -> Primitive:
         """As it is now; found by the guest when the message was lost."""
         sent = run.request["args"].get("migration")
@@ -109,7 +113,7 @@ class Moving(Step):
                 if error.code != "migration_not_found" or not self.if_gone:
                     raise
                 return sent
-        found = newest(run, {"status": list(self.statuses)})
+        found = newest(run, {"status": list(self.wanted(run))})
         if found is None:
             raise stale(run, "it has no such migration")
         return found

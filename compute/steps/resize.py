@@ -137,6 +137,10 @@ class Leaving(Moving):
     """admission on the source. A request that was lost on its way to the destination is found by
     its task; it is only given up when no destination works on it."""
 
+    def wanted(self, run: Run) -> tuple[str, ...]:
+        # A destination that handed the guest back had ended its migration; that was lost then.
+        return (*self.statuses, "error") if lost(run) else self.statuses
+
     def do(self, run: Run) -> dict[str, Any]:
         found = super().do(run)
         if not lost(run):
@@ -313,7 +317,9 @@ class Vacate(Step):
             return
         unplug(run)
         remove_domain(run)
-        keep_room(run, wire.flavor(data(run.instance)["old_flavor"]))
+        for held in journal.claims(kind=HERE, guest=uuid):  # its former size
+            journal.claim(MOVE, uuid, uuid, run.row.id, {
+                **held.data, "migration": migration_of(run).get("uuid"), "way": "back"})
         for kind in (HERE, "disks"):
             journal.release(guest=uuid, kind=kind)
 

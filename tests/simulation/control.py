@@ -11,6 +11,7 @@ from typing import Any
 from compute.model import states
 from compute.rpc.primitives import data
 from tests import fakes
+from tests.simulation.moving import Moving
 
 SCHEDULING_SECONDS = 120.0  # after which the control plane gives a lost build up
 LEFT_OUT = ("flavor", "keypairs")  # not sent along with most verbs, as Nova's conductor does
@@ -19,10 +20,12 @@ LEFT_OUT = ("flavor", "keypairs")  # not sent along with most verbs, as Nova's c
 VERBS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "start": ((states.STOPPED,), states.POWERING_ON, {}),
     "stop": ((states.ACTIVE,), states.POWERING_OFF, {"clean_shutdown": True}),
-    "reboot": ((states.ACTIVE,), states.REBOOTING, {"reboot_type": "SOFT"}),
+    "reboot": ((states.ACTIVE,), states.REBOOTING, {"reboot_type": "SOFT",
+                                                    "block_device_info": None}),
     "hard-reboot": ((states.ACTIVE, states.STOPPED, states.ERROR), states.REBOOTING_HARD,
-                    {"reboot_type": "HARD"}),
+                    {"reboot_type": "HARD", "block_device_info": None}),
 }
+METHODS = {"spawn": "build_and_run_instance", "delete": "terminate_instance"}
 
 
 class SimConductor(fakes.FakeConductor):
@@ -55,8 +58,13 @@ class SimConductor(fakes.FakeConductor):
     def build_instances(self, context, **args):
         self._change("build_instances", lambda state: self.control.cast_build(context, args))
 
+    def migrate_server(self, context, **args):
+        uuid = data(args["instance"])["uuid"]
+        self._change("migrate_server", lambda state: self.control.cast(
+            "conductor", f"migrate {uuid[:8]}", {"guest": uuid, "args": copy.deepcopy(args)}))
 
-class ControlPlane:
+
+class ControlPlane(Moving):
     """The record of all guests, and what tenants and the scheduler do to it.
 
     :param cast: sends a message: (target, description, message).
@@ -64,9 +72,11 @@ class ControlPlane:
 
     def __init__(self, hosts: list[str], rng, now: Callable[[], float],
                  cast: Callable[[str, str, dict], None]):
+        super().__init__()
         self.hosts, self.rng, self.now, self.cast = hosts, rng, now, cast
         self.state: dict[str, Any] = {"instances": {}, "events": [], "faults": [],
-                                      "rescheduled": [], "bdms": {}, "nodes": {}}
+                                      "rescheduled": [], "bdms": {}, "nodes": {},
+                                      "migrations": {}}
         self.asked = 0
         self.asked_on: Counter[tuple[str, str]] = Counter()  # (guest, verb) that switches it on
 
@@ -106,9 +116,9 @@ class ControlPlane:
     def legal(self, uuid: str) -> list[str]:
         """What the API would let a tenant do with a guest now, besides deleting it."""
         fields = self.fields(uuid)
-        return [verb for verb, (allowed, _, _) in VERBS.items()
-                if fields["vm_state"] in allowed and fields["task_state"] is None
-                and fields["host"] is not None]
+        if fields["task_state"] is not None or fields["host"] is None:
+            return []
+        return [verb for verb, (allowed, _, _) in VERBS.items() if fields["vm_state"] in allowed]
 
     def ask(self, uuid: str, verb: str) -> None:
         """What the API does: set the task_state, then cast."""
@@ -126,6 +136,8 @@ class ControlPlane:
         if fields["host"] is None:  # nothing of it is on any host, the API says
             fields.update(deleted=True, vm_state=states.DELETED, task_state=None)
             return
+        if fields["vm_state"] == states.RESIZED:
+            self.forget_former(uuid)
         fields.update(task_state=states.DELETING, updated_at=self.stamp())
         self._cast("delete", uuid, {"bdms": {}})
 
@@ -134,7 +146,8 @@ class ControlPlane:
         for name in LEFT_OUT:
             data(prim).pop(name, None)
         self.cast(data(prim)["host"], f"{verb} {uuid[:8]}", {
-            "verb": verb, "guest": uuid, "context": self.context(),
+            "method": METHODS.get(verb, f"{verb}_instance"), "guest": uuid,
+            "context": self.context(),
             "args": {"instance": prim, **more}})
 
     # -- the scheduler ------------------------------------------------------------------------
@@ -144,8 +157,15 @@ class ControlPlane:
         self.cast("conductor", f"build {uuid[:8]}", {
             "context": dict(context), "args": args, "guest": uuid})
 
+    def receive(self, message: dict[str, Any]) -> None:
+        """The conductor takes a cast."""
+        if "scheduler_hint" in message["args"]:
+            self.reschedule(message)
+        else:
+            self.build(message)
+
     def build(self, message: dict[str, Any]) -> None:
-        """The conductor takes a cast of build_instances."""
+        """One of build_instances."""
         args, uuid = message["args"], message["guest"]
         fields = self.fields(uuid)
         if fields["deleted"]:
@@ -166,8 +186,8 @@ class ControlPlane:
         self.asked_on[uuid, "spawn"] += 1
         hosts = [[h, h] for h in [*tried, host]]
         args["filter_properties"] = {"retry": {"num_attempts": len(hosts), "hosts": hosts}}
-        self.cast(host, f"spawn {uuid[:8]}", {"verb": "spawn", "guest": uuid,
-                                              "context": context, "args": args})
+        self.cast(host, f"spawn {uuid[:8]}", {
+            "method": METHODS["spawn"], "guest": uuid, "context": context, "args": args})
 
     def give_up_lost_builds(self) -> None:
         """A build whose message was lost before any host had it ends in error."""
@@ -180,5 +200,7 @@ class ControlPlane:
 
     def waits(self) -> list[str]:
         """Guests for which something is still going on."""
-        return [u for u in self.live() if self.fields(u)["task_state"] is not None]
+        tasks = [u for u in self.live() if self.fields(u)["task_state"] is not None]
+        return tasks + [m.guest for m in self.opened() if self.moving(m.id)["status"] != "finished"
+                        and not self.fields(m.guest)["deleted"]]
 

@@ -16,13 +16,15 @@ MIXTURE: dict[str, tuple[float, ...]] = {
     "conductor unreachable": (0, 0, 0.02, 0.05), "conductor answer lost": (0, 0, 0.02, 0.05),
     "conductor failed": (0, 0, 0.003, 0.01),
     "networks unreachable": (0, 0, 0.05), "networks answer lost": (0, 0, 0.05),
-    "networks failed": (0, 0, 0.01), "journal full": (0, 0, 0, 0.003, 0.02),
+    "peers unreachable": (0, 0, 0.02, 0.1), "peers answer lost": (0, 0, 0.02, 0.1),
+    "peers failed": (0,), "networks failed": (0, 0, 0.01), "journal full": (0, 0, 0, 0.003, 0.02),
 }
 # event: how often it may happen in a run
 EVENTS: dict[str, tuple[int, ...]] = {
     "create": (2, 3), "ask": (4, 6, 9), "delete": (0, 1, 2), "kill": (0, 0, 1, 3),
     "boot": (0, 0, 1), "virsh": (0, 0, 1, 2), "park": (0, 0, 1), "abort": (0, 0, 0, 1),
-    "conductor away": (0, 0, 1), "driver away": (0, 0, 1),
+    "conductor away": (0, 0, 1), "driver away": (0, 0, 1), "move": (0, 1, 3),
+    "stop a move": (0, 0, 1), "lose a host": (0, 0, 0, 1), "cut": (0, 0, 1), "trouble": (0, 0, 1),
 }
 BUILDING = ("driver.plug", "driver.fetch_image", "driver.create_disks", "driver.define",
             "driver.power_on", "driver.state")
@@ -36,8 +38,24 @@ CALLS = (*BUILDING, *HANDING_ON[1:], *("driver." + method for method in (
     *("conductor." + method for method in (
         "instance", "instances", "deleted_among", "destroy_instance", "event_start", "fault")),
     "networks.allocate", "networks.deallocate")
+# What the halves of moves say to each other, and do.
+TALK = ("peers.pre_live_migration", "peers.post_live_migration_at_destination",
+        "peers.check_can_live_migrate_source", "peers.resize_instance", "peers.finish_resize",
+        "peers.finish_revert_resize", "peers.confirm_resize", "peers.peer_look", "peers.peer_look",
+        "peers.rollback_live_migration_at_destination", "peers.peer_storage")
+LIVE = tuple("driver." + method for method in (
+    "outgoing", "prepare_incoming", "migrate", "job", "abort_job", "tune_job", "start_postcopy",
+    "arrived", "state", "delete_disks", "undefine", "resume", "power_off"))
+COLD = tuple("driver." + method for method in (
+    "set_aside_disks", "bring_back_disks", "delete_aside_disks", "copy_disks", "grow_disks",
+    "define", "power_on", "power_off", "shutdown", "aside_disks", "check_resize", "delete_disks"))
+TELLING = ("conductor.save", "conductor.save_migration", "conductor.instance",
+           "conductor.migration", "conductor.migrations", "conductor.moves_here",
+           "conductor.drop_migration_context", "conductor.migrate_server", "networks.bind")
 FATES = ("failed", "failed", "unreachable", "answer lost", "killed before", "killed after",
          "interleave before", "interleave after")
+UNHEARD = ("answer lost", "unreachable", "killed before", "killed after", "interleave before",
+           "interleave after")
 HAND_OVER = ("answer lost", "unreachable", "killed before", "killed after")
 SORE = 0.5  # how often it hurts at a sore spot
 PAINS = 10  # how often in all
@@ -55,6 +73,7 @@ class Theme:
     events: dict[str, int] = field(default_factory=dict)
     sore: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
     seconds: float = 90.0
+    shared: float = 0.3  # of the seeds, how many have disks on storage that all hosts see
 
 
 THEMES: dict[str, Theme] = {
@@ -69,6 +88,17 @@ THEMES: dict[str, Theme] = {
     "passes": Theme({"slow": 0.05, "kill": 0, "lose": 0, "late": 0},
                     {"virsh": 2, "create": 4, "ask": 10}, (
         (LOOKING, FATES[7:]),) * 2, seconds=150),
+    "moves": Theme(events={"create": 3, "move": 12, "ask": 3}, seconds=200, sore=(
+        (TALK, UNHEARD), (LIVE + COLD + TELLING, FATES))),
+    "live": Theme(events={"create": 3, "move": 12, "ask": 1, "stop a move": 3, "trouble": 1},
+                  seconds=200, sore=((LIVE, FATES), (TALK, UNHEARD))),
+    "lossy moves": Theme({"lose": 0.4, "late": 0.3, "repeat": 0.3},
+                         {"create": 2, "move": 10, "ask": 2}, seconds=300, sore=(
+                             (COLD, FATES), (TELLING, UNHEARD))),
+    "cut off": Theme({"peers unreachable": 0.1}, {"create": 3, "move": 9, "cut": 3, "ask": 1},
+                     seconds=200, sore=((TALK, UNHEARD),)),
+    "hosts are lost": Theme(events={"create": 3, "move": 6, "ask": 3, "lose a host": 2,
+                                    "boot": 1}, seconds=300, shared=0.6),
     "restless": Theme({"kill": 0.015}, {"kill": 4, "boot": 2}),
 }
 
@@ -83,7 +113,7 @@ class Faults:
         self.rng = rng
         self.theme = rng.choice(sorted(THEMES))
         theme = THEMES[self.theme]
-        self.seconds = theme.seconds
+        self.seconds, self.shared = theme.seconds, theme.shared
         self.rates = {kind: rng.choice(rates) for kind, rates in MIXTURE.items()} | theme.rates
         self.events = {what: rng.choice(counts) for what, counts in EVENTS.items()} | theme.events
         self.sore = {rng.choice(calls): rng.choice(fates) for calls, fates in theme.sore}

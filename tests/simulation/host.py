@@ -6,7 +6,8 @@ import functools
 import pathlib
 import sqlite3
 import uuid as uuids
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,27 +20,23 @@ from compute.errors import MagnetarError
 from compute.model import states
 from compute.recovery import reconcile
 from compute.recovery.reconcile import Reconciler, restore_claims
+from compute.recovery.resizes import Resizes
 from compute.resources.tracker import Tracker
 from compute.rpc.primitives import make
+from compute.rpc.server import Handlers
 from db.engine import migrate, open_engine
 from db.journal import Journal, rows
 from tests import fakes
+from tests.fake_peers import serve
 from tests.simulation.control import SimConductor
+from tests.simulation.hypervisor import SimDriver
 from tests.simulation.manager import SteppedManager
-from virt.fake import FakeDriver, hooked
+from tests.simulation.tasks import Death
 
 CONTEXT = {"request_id": None, "roles": ["admin"], "is_admin": True}
 PASS_SECONDS, DIRTY_SECONDS = 30.0, 3.0  # between passes, and after something changed
 ACTIVE = sa.select(rows.operations.c.id).where(rows.operations.c.active)
 FOREIGN = "ffffffff-0000-4000-8000-000000000000"
-
-
-class Death(BaseException):
-    """The process of a host's agent ends here; nothing in the product may catch it."""
-
-    def __init__(self, host: Host, life: int):
-        super().__init__(f"{host.name}, life {life}")
-        self.host, self.life = host, life
 
 
 class HostClock:
@@ -52,40 +49,10 @@ class HostClock:
         return self.host.sim.clock.now() + self.host.skew
 
     def wait(self, seconds: float, wake: Any = None) -> None:
-        if wake is None or not wake.is_set():
-            self.host.sim.sleep(seconds)
         self.host.must_live(self.life)
-
-
-class SimDriver(FakeDriver):
-    """A hypervisor that tells the simulation, at the moment of the effect, what is done to whom."""
-
-    watch: Callable[[str, str, int | None], None] = staticmethod(lambda what, uuid, power: None)
-
-    def power(self, uuid: str) -> int | None:
-        found = self._read(uuid)
-        return found["power_state"] if found else None
-
-    def _set_power(self, uuid: str, power_state: int, event: str) -> None:
-        before = self.power(uuid)
-        if before is not None and before != power_state:
-            self.watch("on" if power_state == states.RUNNING else "off", uuid, before)
-        super()._set_power(uuid, power_state, event)
-
-    @hooked
-    def undefine(self, uuid: str) -> None:
-        self.watch("undefine", uuid, self.power(uuid))
-        FakeDriver.undefine.__wrapped__(self, uuid)
-
-    @hooked
-    def delete_disks(self, uuid: str) -> None:
-        self.watch("delete disks of", uuid, self.power(uuid))
-        FakeDriver.delete_disks.__wrapped__(self, uuid)
-
-    @hooked
-    def quarantine_disks(self, uuid: str) -> str:
-        self.watch("quarantine disks of", uuid, self.power(uuid))
-        return FakeDriver.quarantine_disks.__wrapped__(self, uuid)
+        if wake is None or not wake.is_set():
+            self.host.sim.sleep(seconds, wake)
+        self.host.must_live(self.life)
 
 
 @functools.cache
@@ -121,20 +88,33 @@ def new_journal(name: str, full: Callable[[], bool]) -> Any:
     return engine
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How the machines and agents of a simulation are set up: whether guests obey a shutdown,
+    whether disks are shared, and options: ``plain`` ones and those of [libvirt]."""
+
+    obedient: bool
+    resume: bool
+    shared: bool
+    plain: Mapping[str, Any]
+    libvirt: Mapping[str, Any]
+
+
 class Host:
     """A machine. ``life`` counts the processes of its agent; ``manager`` is None while none runs.
 
     :param sim: the simulation that it is in.
     """
 
-    def __init__(self, sim: Any, name: str, root: pathlib.Path, *, obedient: bool, resume: bool):
-        self.sim, self.name, self.root = sim, name, root
-        self.obedient, self.resume = obedient, resume
+    def __init__(self, sim: Any, name: str, root: pathlib.Path, settings: Settings):
+        self.sim, self.name, self.root, self.settings = sim, name, root, settings
+        self.resume = settings.resume
         self.engine = new_journal(name, lambda: sim.faults.strikes("journal full"))
         self.boot_id = root / "boot_id"
         root.mkdir(parents=True)
         self.skew = 0.0
         self.life = 0
+        self.off = False  # without power
         self.manager: SteppedManager | None = None
         self.reconciler: Reconciler | None = None
         self.passing = False
@@ -151,24 +131,36 @@ class Host:
     def boot(self) -> None:
         """The machine starts: no domain runs, and the kernel has a new boot id."""
         self.boot_id.write_text(str(uuids.UUID(int=self.sim.rng.getrandbits(128))))
-        for path in self.driver.domains.glob("*.json"):
-            if path.stem != FOREIGN:
-                self.driver._write(path.stem, {**self.driver._read(path.stem),
-                                               "power_state": states.SHUTDOWN})
+        self.driver.fabric.up(self.name)
+        self.off = False
+
+    def lose_power(self) -> set[str]:
+        """The machine goes off; returns the guests that were on."""
+        self.off = True
+        was = self.driver.cut_power() - {FOREIGN}
+        self.driver._write(FOREIGN, {**self.driver._read(FOREIGN), "power_state": states.RUNNING})
+        self.driver.fabric.down(self.name)
+        return was
+
+    def _defined(self) -> set[str]:
+        return {p.stem for p in self.driver.domains.glob("*.json")} - {FOREIGN}
 
     def running(self) -> set[str]:
         """Guests that run here."""
-        return {p.stem for p in self.driver.domains.glob("*.json")
-                if self.driver.power(p.stem) == states.RUNNING} - {FOREIGN}
+        return {uuid for uuid in self._defined() if self.driver.power(uuid) == states.RUNNING}
 
     def present(self) -> set[str]:
-        """Guests of which a domain or disks are here."""
-        return ({p.stem for p in self.driver.domains.glob("*.json")} - {FOREIGN}
-                | {p.name for p in self.driver.root.iterdir() if len(p.name) == 36})
+        """Guests of which a domain or disks are here; of shared disks only what a domain has."""
+        disks = set() if self.settings.shared else {
+            p.name for p in self.driver.place.iterdir() if len(p.name) == 36}
+        return self._defined() | disks
 
     def _driver(self) -> SimDriver:
-        return SimDriver(self.root / "instances", hostname=self.name,
-                         clean_shutdown=self.obedient)
+        driver = SimDriver(self.root / "instances", hostname=self.name,
+                           clean_shutdown=self.settings.obedient, shared=self.settings.shared,
+                           fabric=self.sim.fabric.path)
+        driver.now = self.sim.clock.now
+        return driver
 
     # -- the agent ----------------------------------------------------------------------------
     @property
@@ -177,8 +169,8 @@ class Host:
 
     def must_live(self, life: int) -> None:
         """Raise Death in what an earlier process has left on the stack."""
-        if life != self.life or not self.up:
-            raise Death(self, life)
+        if life != self.life or not self.up or self.sim.over:
+            raise Death(self.name, life)
 
     def _hook(self, life: int, port: str) -> Callable[[str, str], None]:
         def hook(method: str, when: str) -> None:
@@ -188,7 +180,8 @@ class Host:
     def world(self) -> World:
         """The world of a new process."""
         conf = fakes.conf(self.root, host=self.name,
-                          resume_guests_state_on_host_boot=self.resume)
+                          resume_guests_state_on_host_boot=self.resume, **self.settings.plain)
+        vars(conf.libvirt).update(self.settings.libvirt)
         conf.timeouts.shutdown = conf.timeouts.soft_reboot = 4
         driver = self._driver()
         conductor = SimConductor(self.sim.control, self.name, self._hook(self.life, "conductor"),
@@ -196,7 +189,9 @@ class Host:
         tracker = Tracker(conf, self.name, self.journal, driver, conductor)
         tracker.facts()
         tracker.record = make("ComputeNode", {"id": 1, "uuid": self.name}, changes=())
-        driver.watch = functools.partial(self.sim.watch, self)
+        driver.watch = functools.partial(self.sim.watcher.effect, self)
+        driver.gone = functools.partial(self.sim.watcher.gone, self)
+        driver.departs = self.sim.traffic.departs
         driver.hook = self._hook(self.life, "driver")
         driver.start(self.event)
         return World(
@@ -207,10 +202,16 @@ class Host:
             secrets=Secrets(self.root / "secrets"))
 
     def start(self) -> None:
-        """A new process of the agent, as compute.agent starts it."""
+        """A new process of the agent, as compute.agent starts it; the machine boots before if it
+        had no power."""
+        if self.off:
+            self.boot()
         self.life += 1
         self.manager = SteppedManager(self.world(), ended=lambda row: self._dirty())
+        self.handlers = Handlers(self.manager)
         self.reconciler = Reconciler(self.manager, CONTEXT)
+        self.resizes = Resizes(self.manager, CONTEXT)
+        self.sim.exchange.join(self.name, self.manager)
         self.next_pass = self.sim.clock.time + 1
         self._reconcile(self._resume)
 
@@ -219,12 +220,13 @@ class Host:
         try:
             self.reconciler.resume()
         except SQLAlchemyError as error:
-            raise Death(self, self.life) from error
+            raise Death(self.name, self.life) from error
 
     def die(self) -> None:
         """SIGKILL."""
         self.manager = self.reconciler = None
         self.passing = False
+        self.sim.exchange.leave(self.name)
 
     def event(self, uuid: str, what: str) -> None:
         """libvirt tells that something happened to a guest."""
@@ -243,6 +245,7 @@ class Host:
 
         def work() -> None:
             restore_claims(reconciler.world, reconciler.run_pass())
+            self.resizes.run_pass()
             self.passes += 1
 
         self._reconcile(work)
@@ -263,11 +266,8 @@ class Host:
     def receive(self, what: str, body: dict[str, Any]) -> None:
         """A cast arrives; it is acknowledged already."""
         try:
-            row = self.manager.accept(body["verb"], body["guest"],
-                                      body["context"]["request_id"], body["args"],
-                                      body["context"])
-            self.sim.log(f"{self.name}: {what} is operation {row.id[:4]}")
-        except MagnetarError as error:
+            serve(self.handlers, body["context"], body["method"], body["args"])
+        except (MagnetarError, NotImplementedError) as error:
             self.sim.log(f"{self.name}: {what} is refused: {error}")
 
     def active(self) -> list[str]:

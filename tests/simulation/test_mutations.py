@@ -10,9 +10,17 @@ import itertools
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
+from compute.migration import truth
+from compute.migration.truth import Act, End
+from compute.model import states
+from compute.recovery import decide
 from compute.recovery.reconcile import Reconciler
 from compute.steps.admission import Admission
+from compute.steps.live_ends import Switched
+from compute.steps.live_source import Strategy
+from compute.steps.resize import Leave
 from db.journal import Journal
 from tests.crash.matrix import child
 from tests.fakes import FakeConductor
@@ -51,6 +59,54 @@ def no_compare_and_swap() -> None:
         self, context, prim, changes)
 
 
+def the_truth_table_waits_for_nothing() -> None:
+    """What cannot be observed of a migration counts as not there."""
+    judge = truth.judge
+
+    def rash(source, target, taken=False):
+        seen = [End.ABSENT if end is End.UNKNOWN else end for end in (source, target)]
+        found = judge(*seen, taken)
+        rash_acts = {Act.WAIT: Act.UNDONE, Act.CONTINUE: Act.UNDONE, Act.OPERATOR: Act.UNDONE}
+        return replace(found, act=rash_acts.get(found.act, found.act))
+
+    truth.judge = rash
+
+
+def former_disks_go_at_once() -> None:
+    """A source deletes the disks that it set aside before the destination has proven the guest."""
+    leave = Leave.do
+
+    def do(self, run):
+        found = leave(self, run)
+        run.world.driver.delete_aside_disks(run.row.guest)
+        return found
+
+    Leave.do = do
+
+
+def copies_go_before_the_switch() -> None:
+    """A source deletes its disks when a live migration begins to be told as done."""
+    Switched.do = lambda self, run: run.world.driver.delete_disks(run.row.guest)
+
+
+def generations_are_ignored() -> None:
+    """A guest that comes keeps the generation that it had."""
+    prepare = Strategy.do
+
+    def do(self, run):
+        found = prepare(self, run)
+        found["plan"]["generation"] = 1
+        return found
+
+    Strategy.do = do
+
+
+def nothing_gives_way_to_an_evacuation() -> None:
+    """A host that comes back goes on with what it did."""
+    decide._taken, decide._heard = lambda facts: False, lambda facts: True
+    states.EVACUATING = ()
+
+
 class SimulationMutations(Simulated):
     def assertNoticed(self, theme: str, mutate: Callable[[], None]) -> None:
         """Some seed of a theme breaks a promise when the product is mutated."""
@@ -74,6 +130,21 @@ class SimulationMutations(Simulated):
 
     def test_old_facts_are_believed(self):
         self.assertNoticed("passes", old_facts_are_believed)
+
+    def test_the_truth_table_waits_for_nothing(self):
+        self.assertNoticed("cut off", the_truth_table_waits_for_nothing)
+
+    def test_former_disks_go_at_once(self):
+        self.assertNoticed("lossy moves", former_disks_go_at_once)
+
+    def test_copies_go_before_the_switch(self):
+        self.assertNoticed("live", copies_go_before_the_switch)
+
+    def test_generations_are_ignored(self):
+        self.assertNoticed("live", generations_are_ignored)
+
+    def test_nothing_gives_way_to_an_evacuation(self):
+        self.assertNoticed("hosts are lost", nothing_gives_way_to_an_evacuation)
 
     def test_no_compare_and_swap(self):
         self.assertNoticed("twice", no_compare_and_swap)

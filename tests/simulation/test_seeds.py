@@ -22,7 +22,7 @@ from tests.simulation.faults import THEMES, Faults
 from tests.simulation.simulation import HOSTS, Simulation
 from tests.simulation.watch import Violation
 
-SEEDS = int(os.environ.get("MAGNETAR_SEEDS", "150"))
+SEEDS = int(os.environ.get("MAGNETAR_SEEDS", "75"))
 ONLY = os.environ.get("MAGNETAR_SEED")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 

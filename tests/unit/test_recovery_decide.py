@@ -31,6 +31,7 @@ ROWS = {
     "missing-domain": Act.REPORT, "stopped-itself": Act.SYNC, "power-state": Act.SYNC,
     "settled": Act.NOTHING, "saving": Act.WAIT, "saved-outside": Act.SYNC, "thaw": Act.THAW,
     "moved-behind-us": Act.REAP, "under-way": Act.NOTHING, "seen-disks": Act.NOTHING,
+    "evacuated": Act.GIVE_WAY, "evacuating": Act.WAIT, "unheard": Act.WAIT,
     "frozen": Act.REPORT, "memory-missing": Act.REPORT, "devices-out": Act.REPORT,
 }
 # What may be left to say of a guest whose power state was just corrected.
@@ -77,12 +78,13 @@ def record(vm_state: str = states.ACTIVE, task: str | None = None,
 
 def guest(dom: object = None, disks: object = True, rec: object = None, deleted: object = False,
           claims: bool = True, kinds: tuple[str, ...] = ("domain",),
-          elsewhere: object = None) -> GuestFacts:
+          elsewhere: object = None, evacuated: object = UNKNOWN) -> GuestFacts:
     held = tuple(Claim(kind, UUID, UUID, "op", {}, 1.0) for kind in kinds)
     return GuestFacts(uuid=UUID, domain=fact(dom), disks=fact(disks, "disks"),
                       record=fact(rec, "control plane"), deleted=fact(deleted, "control plane"),
                       operation=None, claims=held if claims else (),
-                      elsewhere=fact(elsewhere, "control plane"))
+                      elsewhere=fact(elsewhere, "control plane"),
+                      evacuated=fact(evacuated, "control plane"))
 
 
 ELSEWHERE = (UNKNOWN, None, record(), record(states.RESIZED), record(task="migrating"))
@@ -126,8 +128,8 @@ class GuestTableTest(testtools.TestCase):
                 if verdict.row not in reached:
                     reached[verdict.row] = verdict.act
                 self.check(facts, verdict, waited)
-        for committed, row, facts in OperationTableTest.combinations():
-            verdict = of_operation(row, committed, facts)
+        for committed, row, facts, rebooted in OperationTableTest.combinations():
+            verdict = of_operation(row, committed, facts, rebooted=rebooted)
             reached.setdefault(verdict.row, verdict.act)
         self.assertEqual(declared_rows(), set(reached))
         self.assertEqual(ROWS, reached)
@@ -285,20 +287,32 @@ class OperationTableTest(testtools.TestCase):
     """Operations that have no worker."""
 
     @staticmethod
-    def combinations() -> Iterator[tuple[bool, OperationRow, GuestFacts]]:
-        """Every combination of an operation and facts."""
-        facts = list(worlds([UNKNOWN, None, record()]))
+    def combinations() -> Iterator[tuple[bool, OperationRow, GuestFacts, bool]]:
+        """Every combination of an operation and facts, and whether the host was booted."""
+        facts = [(one, False) for one in worlds([UNKNOWN, None, record()])]
+        for dom, disks, rec, deleted, other, evacuated, rebooted in itertools.product(
+                (UNKNOWN, None, domain(states.RUNNING)), (UNKNOWN, True),
+                (UNKNOWN, None, record(), record(task=states.REBUILDING)), (UNKNOWN, True, False),
+                (UNKNOWN, None, record()), (UNKNOWN, True, False), (True, False)):
+            facts.append((guest(dom, disks, rec, deleted, elsewhere=other, evacuated=evacuated),
+                          rebooted))
         for state, verb, abort, restarts, committed, step in itertools.product(
                 (rows.ACCEPTED, rows.RUNNING, rows.UNDOING, rows.CONCLUDING, rows.NEEDS_OPERATOR),
                 ("start", "delete", "reap"), (None, "an operator stopped it"),
                 (0, decide.MOST_RESTARTS + 1), (False, True), (None, "domain")):
             row = operation(state=state, verb=verb, abort=abort, restarts=restarts, step=step)
-            for one in facts:
-                yield committed, row, one
+            for one, rebooted in facts:
+                yield committed, row, one, rebooted
 
     def test_the_rules(self):
-        for committed, row, facts in self.combinations():
-            verdict = of_operation(row, committed, facts)
+        for committed, row, facts, rebooted in self.combinations():
+            verdict = of_operation(row, committed, facts, rebooted=rebooted)
+            if verdict.act is Act.GIVE_WAY and not (
+                    facts.record.known and facts.record.value is None and facts.elsewhere.value
+                    and facts.evacuated.value):
+                self.fail(f"{verdict} without the control plane's word: {facts}")
+            if rebooted and verdict.act is Act.CONTINUE and not facts.record.known:
+                self.fail(f"{verdict} although nobody says whose guest it is: {facts}")
             if verdict.act is not ROWS[verdict.row]:
                 self.fail(f"row {verdict.row} has two acts")
             if verdict.act is not Act.ROLLBACK:
@@ -310,13 +324,20 @@ class OperationTableTest(testtools.TestCase):
             if verdict.row == "deleted" and not (facts.deleted.known and facts.deleted.value):
                 self.fail(f"{verdict} without the control plane's word: {facts}")
 
-    def verdict(self, committed=False, facts=None, **values):
+    def verdict(self, committed=False, facts=None, rebooted=False, **values):
         facts = facts or guest(domain(states.RUNNING), rec=record())
-        return of_operation(operation(**values), committed, facts)
+        return of_operation(operation(**values), committed, facts, rebooted=rebooted)
 
     def test_each_row(self):
         deleted = guest(domain(states.RUNNING), True, None, True)
+        left = guest(None, True, None, elsewhere=record(), evacuated=True)
         for row, verdict in (
+                ("evacuated", self.verdict(True, left)),
+                ("evacuated", self.verdict(facts=left, state=rows.UNDOING)),
+                ("committed", self.verdict(True, left, verb="vacate")),
+                ("evacuating", self.verdict(True, guest(rec=record(task=states.REBUILDING)))),
+                ("unheard", self.verdict(True, guest(rec=UNKNOWN), rebooted=True)),
+                ("resume", self.verdict(facts=guest(rec=UNKNOWN))),
                 ("operator", self.verdict(state=rows.NEEDS_OPERATOR, message="look")),
                 ("undoing", self.verdict(state=rows.UNDOING)),
                 ("undoing", self.verdict(state=rows.CONCLUDING)),
