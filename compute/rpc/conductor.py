@@ -145,6 +145,20 @@ class ConductorClient:
         return objects(self.class_action(
             context, "MigrationList", "get_in_progress_by_host_and_node", self.host, node))
 
+    # -- hosts --------------------------------------------------------------------------------
+    def storage_of(self, context: Context, host: str) -> str | None:
+        """The id of the storage that a host keeps disks on, as it told when it last reported its
+        inventory; None when the control plane does not know."""
+        try:
+            nodes = objects(self.class_action(
+                context, "ComputeNodeList", "get_all_by_host", host))
+        except Refused as error:
+            if error.code != "host_not_found":
+                raise
+            return None
+        told = {(data(node).get("stats") or {}).get("storage") for node in nodes}
+        return told.pop() if len(told) == 1 else None
+
     # -- block devices ------------------------------------------------------------------------
     def bdms(self, context: Context, uuid: str) -> list[Primitive]:
         """The block device mappings of an instance."""
