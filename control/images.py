@@ -32,7 +32,8 @@ class Images:
 
         :param stream: the bytes, as something with ``read``, or the path of a file.
         :param min_disk: GiB. :param min_ram: MiB.
-        :raises Refused: name, format or properties are wrong; nothing was stored.
+        :raises Refused: name, format or properties are wrong, or the bytes are not what they are
+            declared as; nothing was stored.
         """
         if disk_format not in FORMATS:
             raise Refused(

@@ -10,6 +10,7 @@ import oslo_messaging
 
 from compute.errors import MagnetarError, Refused, Retryable, from_dict
 from compute.rpc.exceptions import from_remote
+from compute.rpc.line import Line, tries
 from compute.rpc.serializer import Context, ContextSerializer
 
 LOG = logging.getLogger(__name__)
@@ -23,24 +24,27 @@ class Computes:
 
     def __init__(self, transport: Any, timeout: float, long_timeout: float = 1800.0):
         self._timeout, self._long = timeout, long_timeout
+        self._line = Line()
         serializer = ContextSerializer()
 
         def client(topic: str) -> Any:
             target = oslo_messaging.Target(topic=topic, version=VERSION)
             return oslo_messaging.get_rpc_client(
-                transport, target, serializer=serializer, timeout=timeout, version_cap=CAP
+                transport, target, serializer=serializer, timeout=timeout, version_cap=CAP,
+                retry=tries(timeout),
             )
 
         self._compute, self._alt = client("compute"), client("compute-alt")
         own = oslo_messaging.Target(topic="compute", version="1.0", namespace="magnetar")
         self._own = oslo_messaging.get_rpc_client(
-            transport, own, serializer=serializer, timeout=timeout
+            transport, own, serializer=serializer, timeout=timeout, retry=tries(timeout)
         )
 
     def cast(self, context: Context, host: str, method: str, /, **args: Any) -> None:
         """Send a message and wait for nothing.
 
         :raises Retryable: code ``broker_unreachable``, when it was not sent.
+        :raises Unknown: code ``broker_silent``, when that is not known.
         """
         self._cast(self._compute, context, host, method, args)
 
@@ -48,15 +52,19 @@ class Computes:
         """The same to the topic that a stopping agent still serves."""
         self._cast(self._alt, context, host, method, args)
 
-    @staticmethod
-    def _cast(client: Any, context: Context, host: str, method: str,
+    def _cast(self, client: Any, context: Context, host: str, method: str,
               args: Mapping[str, Any]) -> None:
+        prepared = client.prepare(server=host, version=VERSIONS.get(method, VERSION))
         try:
-            version = VERSIONS.get(method, VERSION)
-            client.prepare(server=host, version=version).cast(context, method, **args)
-        except oslo_messaging.MessagingException as error:
+            self._line.say(f"send {method} to host {host}", self._timeout,
+                           lambda: prepared.cast(context, method, **args))
+        except Exception as error:  # noqa: BLE001 - translated, never swallowed
+            told = from_remote(error, f"send {method} to host {host}")
+            if told.code != "broker_unreachable" \
+                    and not isinstance(error, oslo_messaging.MessagingException):
+                raise told from error
             raise Retryable(
-                f"The message {method} could not be sent to host {host}: {error}.",
+                f"The message {method} could not be given to the broker for host {host}: {error}.",
                 now="Nothing was begun.",
                 next="Try again when the message broker answers.",
                 code="broker_unreachable",
@@ -86,13 +94,14 @@ class Computes:
             raise from_dict(answer["error"])
         return answer["result"]
 
-    @staticmethod
-    def _call(client: Any, context: Context, host: str, method: str,
+    def _call(self, client: Any, context: Context, host: str, method: str,
               args: Mapping[str, Any]) -> Any:
+        doing = f"{method.replace('_', ' ')} on host {host}"
         try:
-            return client.call(context, method, **args)
+            return self._line.say(doing, client.timeout,
+                                  lambda: client.call(context, method, **args))
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
-            raise remote(error, f"{method.replace('_', ' ')} on host {host}") from error
+            raise remote(error, doing) from error
 
 
 def remote(error: Exception, doing: str) -> MagnetarError:

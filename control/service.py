@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from oslo_messaging.rpc.dispatcher import DefaultRPCAccessPolicy
 from sqlalchemy.engine import Engine
 
-from compute.errors import NeedsOperator
+from compute.errors import NeedsOperator, Unknown
+from compute.rpc.line import Line
 from compute.rpc.serializer import ContextSerializer
 from control.api import ControlPlane
 from control.builds import ComputeTask
@@ -21,6 +22,7 @@ from control.network_rpc import NetworkService
 from db.engine import migrate, open_engine
 
 LOG = logging.getLogger(__name__)
+BROKER_SECONDS = 2.0  # that a start waits for the broker
 DRAIN_SECONDS = 1.0  # between two looks at drains that go on
 
 
@@ -44,6 +46,7 @@ class Service:
             serializer=ContextSerializer(),
             access_policy=DefaultRPCAccessPolicy,
         )
+        self._line, self._listens = Line(), threading.Event()
         self._stopping = threading.Event()
         self._bell = threading.Event()
         self.control.drains_wake = self._bell.set
@@ -51,20 +54,29 @@ class Service:
                          in (("control-care", self._look_after), ("control-drain", self._drain))]
 
     def start(self) -> ControlPlane:
-        """Serve. Returns the control plane for callers in this process."""
-        self._server.start()
+        """Serve. Returns the control plane for callers in this process, also while the broker is
+        away: it is listened to as soon as it answers."""
+        try:
+            self._line.say("serve the conductor's topic", BROKER_SECONDS, self._listen)
+        except Unknown as error:
+            LOG.warning("%s", error)
         for thread in self._threads:
             thread.start()
         LOG.info("The embedded control plane serves topic %s as %s.", TOPIC, self.conf.host)
         return self.control
+
+    def _listen(self) -> None:
+        self._server.start()
+        self._listens.set()
 
     def stop(self) -> None:
         """Answer what has begun, then stop serving; safe to call twice."""
         self._stopping.set()
         self._bell.set()
         self.control.moves.stop()
-        self._server.stop()
-        self._server.wait()
+        if self._listens.is_set():  # else the library waits for the broker, to stop after it began
+            self._server.stop()
+            self._server.wait()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)

@@ -38,6 +38,7 @@ class FakeConductor:
         self.fail = fail or (lambda method: None)
         self.after = after or (lambda method: None)
         self.stamp = now  # gives updated_at
+        self.storage: Callable[[str], str | None] = lambda host: host  # what a host told
         self.calls: list[str] = []
         if not self.path.exists():
             self._write({"instances": {}, "events": [], "faults": [], "rescheduled": [],
@@ -185,6 +186,10 @@ class FakeConductor:
         return self._change("moves_here", lambda s: [
             copy.deepcopy(p) for p in s["migrations"].values()
             if host_of(data(p), self.host) and data(p)["status"] not in ENDED])
+
+    def storage_of(self, context, host):
+        self._change("storage_of", lambda s: None)
+        return self.storage(host)
 
     def drop_migration_context(self, context, prim):
         def change(state):

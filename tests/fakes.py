@@ -202,6 +202,7 @@ def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=Non
     driver = FakeDriver(root / "instances", hook, hostname=host, **driver_options)
     driver.now = clock.now
     conductor = FakeConductor(common / "control.json", host, fail=fail, after=after)
+    conductor.storage = lambda other: driver.storage if driver.storage == "shared" else other
     tracker = Tracker(options, host, journal, driver, conductor)
     tracker.facts()
     tracker.record = make("ComputeNode", {"id": 1, "uuid": "n"}, changes=())

@@ -71,7 +71,7 @@ class FakeDriver(FakeMoves, FakeSize):
             disk_free_gb=self.disk_gb, virt_type="fake",
             cpu_info={"arch": "x86_64", "model": "fake", "vendor": "fake", "features": [],
                       "topology": {"sockets": 1, "cores": self.vcpus, "threads": 1}},
-            supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")))
+            supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")), storage=self.storage)
 
     @hooked
     def host_uptime(self) -> str:

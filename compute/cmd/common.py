@@ -18,7 +18,7 @@ from compute.agent import Agent, Stopping, lock_state
 from compute.errors import MagnetarError
 
 LOG = logging.getLogger(__name__)
-GRACE = 5.0  # seconds that an orderly end may take beyond those that operations get
+GRACE = 15.0  # seconds that an orderly end may take beyond those that operations get
 
 
 def prepare(argv: Sequence[str], prog: str) -> Any:

@@ -57,6 +57,9 @@ class Conductor(Protocol):
 
     def moves_here(self, context: Context, node: str) -> list[Primitive]: ...
 
+    def storage_of(self, context: Context, host: str) -> str | None:
+        """Where a host told that it keeps disks, as an id; None when that is not known."""
+
     def drop_migration_context(self, context: Context, prim: Primitive) -> Primitive: ...
 
     def migrate_server(self, context: Context, **args: Any) -> None: ...

@@ -214,3 +214,4 @@ class HostFacts:
     cpu_info: Mapping = field(default_factory=dict)
     supported: tuple[tuple[str, str, str], ...] = ()  # (arch, hv_type, vm_mode)
     machine_types: tuple[str, ...] = ()
+    storage: str = ""  # an id of where disks are; equal on hosts that share it, "" when not known

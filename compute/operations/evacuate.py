@@ -15,6 +15,7 @@ from compute.steps.evacuation import (
     EvacuatedPower,
     EvacuatedRecord,
     EvacuationClaim,
+    Former,
     WayBackGone,
 )
 from compute.steps.live_destination import PortsHere
@@ -31,6 +32,7 @@ class Evacuate(Operation):
     steps = (
         Evacuated(),        # it is still wanted, and its host is another
         Event(),            # the tenant sees that it began
+        Former(),           # what an earlier stay left here is not taken for its newest
         EvacuationClaim(),  # room on this host
         PortsHere(),        # its networks are here
         EvacuatedDisks(),   # shared ones, or new ones from its image

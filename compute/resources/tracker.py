@@ -129,8 +129,15 @@ class Tracker:
                 make("HVSpec", {"arch": arch, "hv_type": hv, "vm_mode": mode})
                 for arch, hv, mode in facts.supported],
             "metrics": "[]",
-            "stats": {"failed_builds": "0", "num_instances": str(guests)},
+            "stats": {"failed_builds": "0", "num_instances": str(guests), **self._told(facts)},
         }
+
+    @staticmethod
+    def _told(facts: HostFacts) -> dict[str, str]:
+        """What a ComputeNode has no column for: what the scheduler filters machine types by, and
+        where the disks are, which nobody can ask a lost host."""
+        told = {"machine_types": ",".join(facts.machine_types), "storage": facts.storage}
+        return {name: text for name, text in told.items() if text}
 
     def report(self, context: Mapping[str, Any], refresh: bool = False) -> bool:
         """Save the ComputeNode if anything changed. Returns whether it was saved."""

@@ -16,6 +16,7 @@ import oslo_messaging as messaging
 from compute.errors import MagnetarError, Refused
 from compute.rpc import primitives
 from compute.rpc.exceptions import from_remote
+from compute.rpc.line import Line, tries
 from compute.rpc.primitives import VERSIONS, Primitive, clean, data, make, objects, patch
 
 LOG = logging.getLogger(__name__)
@@ -28,9 +29,10 @@ class ConductorClient:
     def __init__(self, transport: Any, serializer: Any, host: str, timeout: float):
         self.host = host
         self.calls = 0  # counted for tools/bench and the tests of its limits
+        self._line = Line()
         client = messaging.get_rpc_client(
             transport, messaging.Target(topic="conductor", version="3.0"),
-            serializer=serializer, timeout=timeout)
+            serializer=serializer, timeout=timeout, retry=tries(timeout))
         self._client = client
         self._base = client.prepare(namespace="baseapi", version="1.0")
         self._task = client.prepare(namespace="compute_task", version="1.25")
@@ -38,20 +40,21 @@ class ConductorClient:
     def within(self, seconds: float) -> ConductorClient:
         """The same with another patience: for what is said again soon, as a heartbeat is."""
         hasty = copy.copy(self)
-        hasty._client = self._client.prepare(timeout=seconds)
+        hasty._client = self._client.prepare(timeout=seconds, retry=tries(seconds))
         return hasty
 
     def _call(self, client: Any, context: Context, doing: str, method: str, **args: Any) -> Any:
         self.calls += 1
         try:
-            return client.call(context, method, **args)
+            return self._line.say(doing, client.timeout,
+                                  lambda: client.call(context, method, **args))
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
             raise from_remote(error, doing) from error
 
     def ping(self, timeout: float) -> None:
         """Ask whether a conductor is there. Raises Unknown or Retryable if not."""
-        self._call(self._base.prepare(timeout=timeout), {}, "reach the conductor", "ping",
-                   arg="magnetar")
+        client = self._base.prepare(timeout=timeout, retry=tries(timeout))
+        self._call(client, {}, "reach the conductor", "ping", arg="magnetar")
 
     def object_action(self, context: Context, prim: Primitive, method: str, *args: Any,
                       **kwargs: Any) -> tuple[Mapping[str, Any], Any]:
@@ -145,6 +148,20 @@ class ConductorClient:
         return objects(self.class_action(
             context, "MigrationList", "get_in_progress_by_host_and_node", self.host, node))
 
+    # -- hosts --------------------------------------------------------------------------------
+    def storage_of(self, context: Context, host: str) -> str | None:
+        """The id of the storage that a host keeps disks on, as it told when it last reported its
+        inventory; None when the control plane does not know."""
+        try:
+            nodes = objects(self.class_action(
+                context, "ComputeNodeList", "get_all_by_host", host))
+        except Refused as error:
+            if error.code != "host_not_found":
+                raise
+            return None
+        told = {(data(node).get("stats") or {}).get("storage") for node in nodes}
+        return told.pop() if len(told) == 1 else None
+
     # -- block devices ------------------------------------------------------------------------
     def bdms(self, context: Context, uuid: str) -> list[Primitive]:
         """The block device mappings of an instance."""
@@ -187,19 +204,19 @@ class ConductorClient:
 
     def build_instances(self, context: Context, **args: Any) -> None:
         """Hand a build back, to be tried on another host. A cast, as Nova's."""
-        self.calls += 1
-        try:
-            self._task.cast(context, "build_instances", **args)
-        except Exception as error:  # noqa: BLE001 - translated, never swallowed
-            raise from_remote(error, "hand the build back") from error
+        self._cast(context, "hand the build back", "build_instances", **args)
 
     def migrate_server(self, context: Context, **args: Any) -> None:
         """Hand a resize back, to be tried on another host. A cast, as Nova's."""
+        self._cast(context, "hand the resize back", "migrate_server", **args)
+
+    def _cast(self, context: Context, doing: str, method: str, **args: Any) -> None:
         self.calls += 1
         try:
-            self._task.cast(context, "migrate_server", **args)
+            self._line.say(doing, self._task.timeout,
+                           lambda: self._task.cast(context, method, **args))
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
-            raise from_remote(error, "hand the resize back") from error
+            raise from_remote(error, doing) from error
 
     # -- our own namespace on an embedded control plane -----------------------------------------
     def magnetar(self, context: Context, method: str, **args: Any) -> Any:

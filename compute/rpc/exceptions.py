@@ -109,7 +109,8 @@ def from_remote(error: Exception, doing: str) -> MagnetarError:
     if isinstance(error, messaging.MessagingTimeout):
         return Unknown(f"No answer came when asked to {doing}.", code="rpc_timeout",
                        next="It is asked again until the control plane answers.")
-    if isinstance(error, messaging.MessageDeliveryFailure | ConnectionError):
+    if isinstance(error, messaging.MessageDeliveryFailure | OSError) \
+            or type(error).__module__.partition(".")[0] in ("kombu", "amqp"):
         return Retryable(f"The message broker did not take the request to {doing}.",
                          code="broker_unreachable")
     name = error.exc_type if isinstance(error, RemoteError) else type(error).__name__

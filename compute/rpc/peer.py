@@ -15,10 +15,12 @@ from compute.engine.world import Context, PeerView
 from compute.errors import Refused, from_dict
 from compute.model.guest import GuestState
 from compute.rpc.exceptions import from_remote
+from compute.rpc.line import Line, tries
 
 PRIMARY = frozenset({"check_can_live_migrate_source", "prep_resize"})
 LONG_SECONDS, SIGN_OF_LIFE = 1800, 60  # Nova's long_rpc_timeout, and how often it is renewed
 LOOK_SECONDS = 10
+CAST_SECONDS = 30
 
 
 class PeerClient:
@@ -28,10 +30,12 @@ class PeerClient:
         def client(topic: str) -> Any:
             return messaging.get_rpc_client(
                 transport, messaging.Target(topic=topic, version="6.0"), serializer=serializer,
-                timeout=LONG_SECONDS, call_monitor_timeout=SIGN_OF_LIFE)
+                timeout=LONG_SECONDS, call_monitor_timeout=SIGN_OF_LIFE,
+                retry=tries(CAST_SECONDS))
 
         self._primary, self._alternative = client("compute"), client("compute-alt")
         self.calls = 0
+        self._line = Line()
 
     def _client(self, host: str, method: str) -> Any:
         self.calls += 1
@@ -40,17 +44,20 @@ class PeerClient:
 
     def call(self, context: Context, host: str, method: str, **args: Any) -> Any:
         """Call a method on a host's agent. It may take long; the host gives signs of life."""
+        client, doing = self._client(host, method), f"{method} on host {host}"
         try:
-            return self._client(host, method).call(context, method, **args)
+            return self._line.say(doing, LONG_SECONDS,
+                                  lambda: client.call(context, method, **args))
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
-            raise from_remote(error, f"{method} on host {host}") from error
+            raise from_remote(error, doing) from error
 
     def cast(self, context: Context, host: str, method: str, **args: Any) -> None:
         """Send a message to a host's agent."""
+        client, doing = self._client(host, method), f"{method} on host {host}"
         try:
-            self._client(host, method).cast(context, method, **args)
+            self._line.say(doing, CAST_SECONDS, lambda: client.cast(context, method, **args))
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
-            raise from_remote(error, f"{method} on host {host}") from error
+            raise from_remote(error, doing) from error
 
     def look(self, host: str, guest: str) -> PeerView:
         """What a host's agent sees of a guest.
@@ -66,10 +73,11 @@ class PeerClient:
         """
         client = self._primary.prepare(
             server=host, namespace="magnetar", version="1.0", timeout=seconds,
-            call_monitor_timeout=None)
+            call_monitor_timeout=None, retry=tries(seconds))
         self.calls += 1
         try:
-            answer = client.call({"is_admin": True}, method, **args)
+            answer = self._line.say(f"{method} on host {host}", seconds,
+                                    lambda: client.call({"is_admin": True}, method, **args))
         except Exception as error:  # noqa: BLE001 - translated, never swallowed
             found = from_remote(error, f"{method} on host {host}")
             if "UnsupportedVersion" in found.what or "NoSuchMethod" in found.what:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from oslo_log import log
@@ -20,7 +20,7 @@ from oslo_log import log
 from compute import concurrency
 from compute.errors import Failed, Refused
 from compute.model.guest import Image
-from virt.storage import files
+from virt.storage import files, inspect
 
 LOG = log.getLogger(__name__)
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -100,7 +100,8 @@ class LocalImages:
         :param source: path of a file, or a stream of bytes that is read to its end.
         :param min_disk: GiB. :param min_ram: MiB.
         :param progress: called with bytes done and in all (0 when not known).
-        :raises Refused: code ``image_exists``, ``invalid_image`` or ``image_file_unreadable``.
+        :raises Refused: code ``image_exists``, ``invalid_image``, ``image_file_unreadable``, or
+            ``image_unacceptable`` when it is not what it is declared as, or unsafe to use.
         :raises Retryable: code ``disk_full``.
         """
         image_id = image_id or str(uuid.uuid4())
@@ -124,6 +125,7 @@ class LocalImages:
                     hash_value=digest,
                     properties=dict(properties or {}),
                 )
+                _inspect(part, image)
                 files.write_json(path + ".json", asdict(image), mode=0o644)
                 files.publish(part, path)
         finally:
@@ -219,6 +221,25 @@ def _image(image_id: str, record: dict[str, Any]) -> Image:
         hash_value=str(record.get("hash_value", "")),
         properties={str(key): str(value) for key, value in properties.items()},
     )
+
+
+def _inspect(path: str, image: Image) -> None:
+    """Look into what was uploaded as a host will before it uses it: whoever uploads it is told, not
+    whoever boots it. Raises Refused(code='image_unacceptable'), OSError."""
+    if image.disk_format not in inspect.ACCEPTED:
+        return  # kept for who can use it; no host here takes it
+    try:
+        inspect.inspect(path, replace(image, id=image.name or image.id))
+    except Failed as error:
+        if error.code != "image_unacceptable":
+            raise
+        raise Refused(
+            error.what,
+            now="Nothing of it was stored.",
+            next="Upload a plain qcow2 or raw image, with the disk format that it has: "
+            "'qemu-img convert -O qcow2 FILE NEW' makes one of any other.",
+            code="image_unacceptable",
+        ) from error
 
 
 def _opened(source: str | IO[bytes]) -> AbstractContextManager[IO[bytes]]:

@@ -14,12 +14,12 @@ from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.errors import Refused, Unknown
 from compute.model import states
-from compute.model.guest import CachedImage
+from compute.model.guest import CachedImage, GuestState
 from compute.resources.tracker import MOVE
 from compute.rpc.primitives import data
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
-from compute.steps.domain import GENERATION, Domain, PowerOn
+from compute.steps.domain import GENERATION, Domain, PowerOn, force_off
 from compute.steps.migration_record import mark
 from compute.steps.record import FOR_EVER, publish
 from compute.steps.resize import ASIDE
@@ -69,6 +69,62 @@ class EvacuationClaim(Step):
         run.world.journal.release(guest=run.row.guest, kind="resources")
 
 
+class Former(Step):
+    """former: what an earlier stay of the guest left here is not taken for its newest incarnation.
+
+    A host that the guest was evacuated from may be chosen again before it has cleared its copy.
+    Disks that are found are the guest's newest ones only where its host, when it last reported,
+    kept its disks on the very storage that this one sees; others go to quarantine.
+    """
+
+    name = "former"
+
+    def do(self, run: Run) -> dict[str, Any]:
+        driver, guest = run.world.driver, run.row.guest
+        here, found = driver.state(guest), guest in driver.guest_dirs()
+        if here is None and not found:
+            return {"shared": False}
+        self.check_older(run, here)
+        shared = self.shared(run)
+        if here is not None:
+            force_off(run)
+            driver.undefine(guest)
+        if found and not shared:
+            driver.quarantine_disks(guest)
+        return {"shared": shared and found}
+
+    @staticmethod
+    def check_older(run: Run, here: GuestState | None) -> None:
+        """Raise Refused unless the domain here is ours, and older than what the record knows."""
+        if here is None:
+            return
+        recorded = run.outcome("admission")["generation"] - 1
+        if not here.ours or here.generation >= recorded:
+            raise Refused(
+                f"A domain of guest {run.row.guest} is on host {run.world.host} already, "
+                + (f"in generation {here.generation}, and the record knows of {recorded}."
+                   if here.ours else "and it does not carry our metadata."),
+                now="Nothing was touched; the guest still belongs to its host.",
+                next=f"See 'magnetar explain {run.row.guest}', or choose another host.",
+                code="two_copies")
+
+    @staticmethod
+    def shared(run: Run) -> bool:
+        """Whether the host that is gone kept its disks where this one does; it cannot be asked,
+        but it has told the control plane. Raises Refused(code='storage_unknown')."""
+        source = run.outcome("admission")["source"]
+        theirs = run.world.conductor.storage_of(run.context, source)
+        if theirs is None:
+            raise Refused(
+                f"Host {run.world.host} has disks of guest {run.row.guest}, and whether they are "
+                f"its newest ones is not known: host {source} never told where it keeps disks.",
+                now="Nothing was touched; the guest still belongs to its host.",
+                next="Choose another host; or, when they are old ones, let this host not see them "
+                "any more: rename the guest's directory in [disk] instances_path.",
+                code="storage_unknown")
+        return theirs == run.world.driver.incoming_facts().get("storage")
+
+
 class EvacuatedDisks(Step):
     """disks: those on storage that both hosts share; those that were set aside here for a resize
     which the loss of the other host broke off; else new ones from the image."""
@@ -79,7 +135,8 @@ class EvacuatedDisks(Step):
         return [("disks", run.row.guest, {})]
 
     def before(self, run: Run) -> Mapping[str, Any]:
-        shared = any(disk.role == "root" for disk in run.world.driver.disks(run.row.guest))
+        shared = run.outcome("former")["shared"] and any(
+            disk.role == "root" for disk in run.world.driver.disks(run.row.guest))
         if run.request["args"].get("on_shared_storage") and not shared:
             raise Refused(f"Guest {run.row.guest} was said to be on shared storage, and its disks "
                           f"are not seen on host {run.world.host}.",

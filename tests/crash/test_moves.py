@@ -23,7 +23,7 @@ DRAWN = {
     "live_source_away": 10, "live_destination_away": 10, "live_silence": 10, "live_abort": 10,
     "live_force": 10, "live_tuned": 15, "live_lossy": 8, "live_of_a_paused": 8, "resize_here": 15,
     "resize_lossy": 15, "resize_of_a_stopped": 8, "confirm_here": 5, "confirm_of_a_stopped": 3,
-    "revert_here": 10, "revert_lossy": 10, "revert_of_a_stopped": 5}
+    "evacuate_again": 12, "revert_here": 10, "revert_lossy": 10, "revert_of_a_stopped": 5}
 
 
 class MoveKills(testtools.TestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +116,14 @@ def evacuate(hosts: Hosts) -> None:
                image_ref=fakes.IMAGE_ID, orig_image_ref=fakes.IMAGE_ID, orig_sys_metadata={},
                bdms={}, recreate=True, on_shared_storage=None, preserve_ephemeral=False,
                migration=moving, scheduled_node="host2", limits={}, request_spec={})
+
+
+def evacuate_again(hosts: Hosts) -> None:
+    """To a host that still has what an earlier stay of the guest left there."""
+    here, there = (hosts.world(host).driver for host in ("host1", "host2"))
+    shutil.copytree(here._dir(GUEST), there._dir(GUEST))
+    there._write(GUEST, {**here._read(GUEST), "generation": 0, "power_state": states.SHUTDOWN})
+    evacuate(hosts)
 
 
 def stopped(hosts: Hosts) -> None:
@@ -246,6 +255,9 @@ WAYS = {way.name: way for way in (
         after="resize_here"),
     Way("evacuate", evacuate, ("evacuate", "vacate"), (EVACUATED, NOT_EVACUATED), after="built",
         shared=True, away=("host1", 120.0)),
+    Way("evacuate_again", evacuate_again, ("evacuate",), (
+        {**EVACUATED, "anew": True}, {**NOT_EVACUATED, "anew": True}), after="built",
+        away=("host1", 120.0)),
     Way("vacate_fails", evacuate, ("vacate",), (EVACUATED,), after="built", shared=True,
         away=("host1", 120.0), fail_at="vacate.proof.after_effect"),
     Way("evacuate_fails", evacuate, ("evacuate",), (NOT_EVACUATED,), after="built", shared=True,

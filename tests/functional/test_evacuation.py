@@ -5,6 +5,8 @@ Row 46 is in test_control_drain. Row 49 is about console tokens, which are not t
 
 from __future__ import annotations
 
+import json
+import pathlib
 import uuid as uuids
 
 from compute.errors import Failed, Refused, Unknown
@@ -17,14 +19,15 @@ from tests.waiting import wait_until
 
 
 class EvacuationTest(LiveTest):
-    def evacuate(self, guest: str, dest: Agent | None = None, **args) -> int:
+    def evacuate(self, guest: str, dest: Agent | None = None, source: Agent | None = None,
+                 **args) -> int:
         """What the conductor does; returns the migration's id."""
-        dest = dest or self.two
+        source, dest = source or self.one, dest or self.two
         prim = self.conductor.set(guest, task_state=states.REBUILDING)
-        migration = fakes.migration(guest, self.one.name, dest.name,
+        migration = fakes.migration(guest, source.name, dest.name,
                                     migration_type="evacuation", status="accepted")
         self.conductor.add_migration(migration)
-        self.two.world.peers.cast(
+        dest.world.peers.cast(
             {**CONTEXT, "request_id": f"req-{uuids.uuid4()}"}, dest.name, "rebuild_instance",
             **{"instance": prim, "new_pass": None, "injected_files": None,
                "image_ref": fakes.IMAGE_ID, "orig_image_ref": fakes.IMAGE_ID,
@@ -151,6 +154,66 @@ class EvacuationTest(LiveTest):
         self.assertTrue(self.two.world.driver.disks(guest))
         kept = self.one.world.driver.root / "_quarantine"
         self.assertEqual(not self.shared, kept.is_dir() and any(kept.iterdir()))
+
+    def come_back(self) -> str:
+        """The guest went to the second host, which is lost in turn before the first one, back
+        again, has cleared what it still has. Returns the guest, to be evacuated to the first."""
+        guest = self.boot()
+        self.crash_host()
+        self.evacuate(guest)
+        self.two.at_rest()
+        self.two.stop()
+        self.two.world.driver.power_off(guest)
+        self.conductor.set(guest, task_state=states.REBUILDING)
+        self.one.start()
+        return guest
+
+    def return_home(self, guest: str, **args) -> dict:
+        """Evacuate it to the first host; returns its migration's fields."""
+        moving = self.evacuate(guest, dest=self.one, source=self.two, **args)
+        self.one.at_rest()
+        return self.conductor.migration_fields(moving)
+
+    def kept(self) -> list[str]:
+        """The guests whose disks are in the first host's quarantine."""
+        kept = self.one.world.driver.root / "_quarantine"
+        return [path.name.split(".")[0] for path in kept.iterdir()] if kept.is_dir() else []
+
+    def test_an_earlier_stay_is_not_taken_for_the_newest(self):
+        guest = self.come_back()
+        [stale] = [d.path for d in self.one.world.driver.disks(guest) if d.role == "root"]
+        starts = json.loads(pathlib.Path(stale).read_bytes())["count"]
+        self.assertEqual("done", self.return_home(guest)["status"])
+        fields = self.conductor.fields(guest)
+        self.assertEqual(("host1", "active", None, "3"), (
+            fields["host"], fields["vm_state"], fields["task_state"],
+            fields["system_metadata"]["magnetar_generation"]))
+        here = self.one.world.driver.state(guest)
+        self.assertEqual((states.RUNNING, 3), (here.power_state, here.generation))
+        self.assertEqual([] if self.shared else [guest], self.kept())
+        now = json.loads(pathlib.Path(stale).read_bytes())["count"]
+        self.assertEqual(starts + 1 if self.shared else 1, now)
+
+    def test_storage_that_the_lost_host_never_told_of(self):
+        """Neither used nor put away: what is found may be the only copy, or a stale one."""
+        guest = self.come_back()
+        self.one.world.conductor.storage = lambda host: None
+        self.assertEqual("failed", self.return_home(guest)["status"])
+        [row] = self.one.operations(guest, "evacuate")
+        self.assertEqual("storage_unknown", row.error["code"])
+        self.assertTrue(self.one.world.driver.disks(guest))
+        self.assertEqual([], self.kept())
+        self.assertEqual("host2", self.conductor.fields(guest)["host"])
+
+    def test_a_domain_that_is_no_older_than_the_record(self):
+        guest = self.come_back()
+        metadata = self.conductor.fields(guest)["system_metadata"]
+        self.conductor.set(guest, system_metadata={**metadata, "magnetar_generation": "1"})
+        self.assertEqual("failed", self.return_home(guest)["status"])
+        [row] = self.one.operations(guest, "evacuate")
+        self.assertEqual("two_copies", row.error["code"])
+        self.assertEqual(1, self.one.world.driver.state(guest).generation)
+        self.assertTrue(self.one.world.driver.disks(guest))
 
     def test_no_room(self):
         guest = self.boot()

@@ -19,6 +19,7 @@ from tests.integration.libvirtd import missing
 from tests.integration.move_hosts import MoveHost
 from tests.integration.patience import until
 from tests.integration.repeats import Repeating
+from tests.integration.validated import Validated
 from virt.libvirt.driver import LibvirtDriver
 from virt.libvirt.tls import Certificates
 from virt.storage.store import Store
@@ -131,6 +132,7 @@ class MoveCase(Repeating):
         if self.hosts is None:
             self.skipTest(missing())
         self.log = self.useFixture(fixtures.FakeLogger())
+        self.useFixture(Validated())
         self.guests = []
         self.begin()
 

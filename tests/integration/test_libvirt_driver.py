@@ -17,7 +17,9 @@ from compute.model import states
 from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
 from tests.integration.libvirtd import PrivateLibvirtd, missing
 from tests.integration.patience import SECONDS, until
+from tests.integration.validated import Validated
 from virt.libvirt.driver import LibvirtDriver
+from virt.storage.store import Store
 
 FOREIGN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>
 <os><type arch='x86_64' machine='pc'>hvm</type></os>
@@ -86,6 +88,7 @@ class LibvirtCase(testtools.TestCase):
         if not self.daemon.daemons["libvirtd"].alive():
             self.daemon.start()  # a test before this one failed while it was down
         self.log = self.useFixture(fixtures.FakeLogger())
+        self.validated = self.useFixture(Validated())
         self.conf = cfg.ConfigOpts()
         magnetar_conf.register(self.conf)
         self.conf([])
@@ -100,7 +103,7 @@ class LibvirtCase(testtools.TestCase):
         self.conf.set_override(name, value, group="libvirt")
 
     def driver(self):
-        driver = LibvirtDriver(self.conf, None)
+        driver = LibvirtDriver(self.conf, Store(self.conf))
         driver.start(self.events)
         self.addCleanup(driver.stop)
         self.warm(driver)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import pathlib
+import re
 from collections.abc import Iterator
 
 import testtools
@@ -74,7 +75,36 @@ def positional_strings() -> set[str]:
             for n in node.args if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
+@functools.cache
+def words_of_tests() -> set[str]:
+    """Words that a test's code names: of strings other than docstrings, keywords of calls (of
+    ``group__option`` the last part), attributes."""
+    found: set[str] = set()
+    told = {id(node.value) for node in nodes("tests") if isinstance(node, ast.Expr)}
+    for node in nodes("tests"):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            found.update(re.findall(r"\w+", node.value))
+        elif isinstance(node, ast.keyword) and node.arg:
+            found.add(node.arg.rpartition("__")[2])
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return found
+
+
 class OptionTest(testtools.TestCase):
+    def test_every_option_is_named_by_a_test(self):
+        """This proves only that somebody thought of the option: not that its value makes the
+        difference that is tested, and a common word is found by accident. It fails for an option
+        that was declared and forgotten."""
+        named = words_of_tests()
+        forgotten = [f"[{module.GROUP or 'DEFAULT'}] {option.name}" for module in conf.MODULES
+                     for option in module.OPTS if option.dest not in named]
+        self.assertEqual([], forgotten, "no test sets or names these options")
+
+    def test_a_word_of_a_docstring_names_nothing(self):
+        """As unheard_of_option is here."""
+        self.assertNotIn("unheard_of" + "_option", words_of_tests())
+
     def test_every_option_is_read_somewhere(self):
         read, unread = names_read(), []
         for module in conf.MODULES:

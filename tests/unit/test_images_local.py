@@ -47,11 +47,11 @@ class CreateTest(ImagesTest):
     def test_from_a_stream(self):
         seen = []
         image = self.create(
-            name="debian", disk_format="qcow2", min_disk=2, min_ram=64,
+            name="debian", disk_format="raw", min_disk=2, min_ram=64,
             properties={"hw_disk_bus": "virtio"}, progress=lambda *args: seen.append(args),
         )
         self.assertEqual(
-            ("debian", "qcow2", "bare", len(DATA), 2, 64, "sha512",
+            ("debian", "raw", "bare", len(DATA), 2, 64, "sha512",
              hashlib.sha512(DATA).hexdigest(), {"hw_disk_bus": "virtio"}),
             (image.name, image.disk_format, image.container_format, image.size, image.min_disk,
              image.min_ram, image.hash_algo, image.hash_value, image.properties),
@@ -84,10 +84,35 @@ class CreateTest(ImagesTest):
         self.assertEqual(image.size, stored.st_size)
         self.assertTrue(stored.st_blocks * 512 <= 2**21)
 
-    def test_empty(self):
-        image = self.create(b"")
-        self.assertEqual(0, image.size)
-        self.assertEqual(b"", self.download(image.id))
+    def unacceptable(self, words, data, **fields):
+        error = self.assertFails(Refused, "image_unacceptable", self.create, data, name="mine",
+                                 **fields)
+        self.assertIn("Image mine cannot be used", error.what)
+        self.assertIn(words, error.what)
+        self.assertEqual(([], []), (self.images.list(), os.listdir(self.path)))
+
+    def qcow2(self, *options):
+        path = os.path.join(self.useFixture(fixtures.TempDir()).path, "image")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, "1M"],
+                       check=True, cwd=os.path.dirname(path))
+        with open(path, "rb") as file:
+            return file.read()
+
+    def test_what_no_host_would_boot_is_refused_at_once_and_not_kept(self):
+        self.unacceptable("it holds no bytes", b"")
+        self.unacceptable("looks like no known format", os.urandom(4096), disk_format="qcow2")
+        self.unacceptable("declared as raw but looks like qcow2", self.qcow2())
+        backed = self.qcow2("-u", "-b", "/etc/passwd", "-F", "raw")
+        self.unacceptable("it has a backing file", backed, disk_format="qcow2")
+        outside = self.qcow2("-o", "data_file=other.raw")
+        self.unacceptable("it has an external data file", outside, disk_format="qcow2")
+
+    def test_what_a_host_boots_is_kept(self):
+        self.assertEqual("qcow2", self.create(self.qcow2(), disk_format="qcow2").disk_format)
+        self.assertEqual(4096, self.create(bytes(4096)).size)
+
+    def test_what_no_host_here_takes_is_kept_for_others(self):
+        self.assertEqual("vmdk", self.create(b"x", disk_format="vmdk").disk_format)
 
     def test_refused(self):
         for fields in ({"image_id": "../x"}, {"image_id": "a.json"}, {"image_id": "a/b"},
@@ -146,10 +171,10 @@ class CreateTest(ImagesTest):
         lone = os.path.join(self.path, "lone.json")
         files.write_json(lone, {"id": "lone", "disk_format": "raw", "size": 1})
         self.assertFails(Refused, "image_not_found", self.images.show, "lone")
-        self.create(b"")
+        self.create(b"x")
         self.assertTrue(os.path.exists(lone))  # someone may be about to bring the bytes
         os.utime(lone, (0, 0))
-        self.create(b"")
+        self.create(b"x")
         self.assertFalse(os.path.exists(lone))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import fixtures
@@ -107,6 +108,15 @@ class TrackerTest(testtools.TestCase):
         self.driver.vcpus = 8
         self.assertEqual(4, self.tracker.facts().vcpus)
         self.assertEqual(8, self.tracker.facts(refresh=True).vcpus)
+
+    def test_what_has_no_column_is_told_in_the_statistics(self):
+        """Machine types were never told at all: 'host show' and the scheduler knew of none."""
+        facts = dataclasses.replace(self.driver.host_facts(), machine_types=("pc-q35-7.2", "q35"),
+                                    storage="id")
+        self.driver.host_facts = lambda: facts
+        self.tracker.facts(refresh=True)
+        stats = self.tracker.fields()["stats"]
+        self.assertEqual(("pc-q35-7.2,q35", "id"), (stats["machine_types"], stats["storage"]))
 
     def test_its_name_of_the_first_look_stays(self):
         self.tracker.facts()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from oslo_log import log
@@ -86,7 +88,10 @@ class LibvirtDriver(Movable):
         is not among what is supported."""
         address = self.conf.my_ip
         virt_type = self._virt_type.known(PATIENCE) or "auto"
-        return self.host.facts(virt_type, self.conf.disk.instances_path, address)
+        facts = self.host.facts(virt_type, self.conf.disk.instances_path, address)
+        with suppress(MagnetarError):  # a full or broken disk is for others to tell
+            facts = replace(facts, storage=self.store.storage_id())
+        return facts
 
     def host_uptime(self) -> str:
         return this_host.uptime()

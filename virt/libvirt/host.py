@@ -29,11 +29,15 @@ class Host:
         self._models: dict[tuple[int, str], dict[str, bool]] = {}
 
     def caps(self) -> HostCaps:
-        """The host's capabilities, read once for each connection. Raises Unknown."""
+        """The host's capabilities, read once for each connection; again while libvirt offers no
+        machine type, as where it could not examine QEMU yet. Raises Unknown."""
         epoch = self._connection.epoch
         if self._cached is None or self._cached[0] != epoch:
             text = self._connection.ask("read_capabilities", libvirt.virConnect.getCapabilities)
-            self._cached = (epoch, caps.parse(text))
+            found = caps.parse(text)
+            if not any(support.machines for support in found.support.values()):
+                return found
+            self._cached = (epoch, found)
         return self._cached[1]
 
     def cpu_models(self, virt_type: str) -> dict[str, bool]:
@@ -69,7 +73,7 @@ class Host:
             virt_type=virt_type,
             cpu_info=host.cpu_info,
             supported=_supported(host, virt_type),
-            machine_types=tuple(sorted(host.native().machines)),
+            machine_types=tuple(sorted({m for s in host.support.values() for m in s.machines})),
         )
 
 
