@@ -186,6 +186,7 @@ class Host:
         driver = self._driver()
         conductor = SimConductor(self.sim.control, self.name, self._hook(self.life, "conductor"),
                                  functools.partial(self.sim.watcher.recorded_off, self))
+        conductor.storage = lambda other: driver.storage if self.settings.shared else other
         tracker = Tracker(conf, self.name, self.journal, driver, conductor)
         tracker.facts()
         tracker.record = make("ComputeNode", {"id": 1, "uuid": self.name}, changes=())
