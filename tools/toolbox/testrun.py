@@ -239,26 +239,27 @@ def run(layer: str, only: str) -> Results:
 def _batches(layer: str) -> list[list[tuple[list[str], str, int]]]:
     """What runs side by side: (folders, mode, workers) of each run.
 
-    Both modes at once, since then no worker has nothing left to do while another one has much. The
-    crash layer has most to do in eventlet: see tests/crash/share.py. The contract tests mostly
-    wait, and what they start has a concurrency mode of its own: once.
+    Both modes at once, since then no worker has nothing left to do while another one has much; as
+    many workers as cores where tests wait more than they work. The crash layer has most to do in
+    eventlet: see tests/crash/share.py. The contract tests mostly wait, and what they start has a
+    concurrency mode of its own: once.
     """
     cores = os.cpu_count() or 2
-    workers = max(1, cores // len(MODES))
+    share = max(1, cores // len(MODES))
     contract = (LAYERS["contract"], "eventlet", 1)
 
-    def both(*layers: str) -> list[tuple[list[str], str, int]]:
+    def both(workers: int, *layers: str) -> list[tuple[list[str], str, int]]:
         folders = [folder for name in layers for folder in LAYERS[name]]
         return [(folders, mode, workers) for mode in MODES]
 
-    crash = [(LAYERS["crash"], "eventlet", cores), (LAYERS["crash"], "threading", workers)]
+    crash = [(LAYERS["crash"], "eventlet", cores), (LAYERS["crash"], "threading", share)]
     if layer == "all":
-        return [both("unit", "functional"), crash, [*both("integration"), contract]]
+        return [both(cores, "unit", "functional"), crash, [*both(share, "integration"), contract]]
     if layer == "crash":
         return [crash]
     if layer == "contract":
         return [[contract]]
-    return [both(layer)] if layer in LAYERS else []
+    return [both(share if layer == "integration" else cores, layer)] if layer in LAYERS else []
 
 
 def side_by_side(runs: Iterable[Run]) -> None:
