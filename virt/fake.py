@@ -248,13 +248,15 @@ class FakeDriver(FakeMoves, FakeSize):
     def resume(self, uuid: str) -> None:
         if self._need(uuid)["power_state"] not in ON:
             raise Refused(f"Domain {uuid} does not run.", code="invalid_state")
-        self._set_power(uuid, states.RUNNING, "resumed")
+        with self.fabric.lock():
+            self._set_power(uuid, states.RUNNING, "resumed")
 
     @hooked
     def pause(self, uuid: str) -> None:
         if self._need(uuid)["power_state"] not in ON:
             raise Refused(f"Domain {uuid} does not run.", code="invalid_state")
-        self._set_power(uuid, states.POWER_PAUSED, "paused")
+        with self.fabric.lock():
+            self._set_power(uuid, states.POWER_PAUSED, "paused")
 
     # -- networks of this host ----------------------------------------------------------------
     @hooked

@@ -121,8 +121,13 @@ class FakeArrivals(FakeState):
 
     @hooked
     def arrived(self, guest: Guest) -> tuple[Disk, ...]:
-        found = self._need(guest.uuid)
         directory = self._dir(guest.uuid)
+        with self.fabric.lock():  # the other host's look may be letting it run at this moment
+            self._adopt(guest, directory)
+        return self._listed(directory)
+
+    def _adopt(self, guest: Guest, directory: pathlib.Path) -> None:
+        found = self._need(guest.uuid)
         if not (directory / "disks.json").exists():
             roles = {"disk": ("root", "qcow2", "disk"), "disk.config": ("config", "raw", "cdrom")}
             made = []
@@ -134,4 +139,3 @@ class FakeArrivals(FakeState):
             self._list(guest.uuid, made)
         self._write(guest.uuid, {**found, "persistent": True,
                                  "announced": found.get("announced", 0) + 1})
-        return self._listed(directory)

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,7 +38,7 @@ FAULTS: dict[str, Any] = {
 
 def replace(path: pathlib.Path, data: bytes) -> None:
     """Write a file that is whole or not there; a killed process is survived, a power cut not."""
-    part = path.with_name(f"{path.name}.part.{os.getpid()}")
+    part = path.with_name(f"{path.name}.part.{os.getpid()}.{threading.get_ident()}")
     part.write_bytes(data)
     part.rename(path)
 
