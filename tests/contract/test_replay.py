@@ -4,9 +4,9 @@ Each cast that a stock conductor or API sent is sent again, byte for byte but fo
 what our agent then asks the conductor has to be what Nova's own agent might have asked.
 """
 
-import io
 import json
 import pathlib
+import subprocess
 import time
 import typing
 
@@ -50,9 +50,11 @@ class ReplayTest(testtools.TestCase):
         path.write_text(f"[DEFAULT]\nhost = {HOST}\nstate_path = {home}\ntransport_url = fake://\n"
                         "compute_driver = fake\nreport_interval = 3600\n")
         captured = wire.load(BUILD).cast("build_and_run_instance").args["image"]
+        disk = str(home / "disk")
+        subprocess.run(["qemu-img", "create", "-q", "-f", captured["disk_format"], disk, "1M"],
+                       check=True)
         LocalImages(str(home / "images")).create(
-            io.BytesIO(bytes(1 << 20)), disk_format=captured["disk_format"],
-            image_id=captured["id"])
+            disk, disk_format=captured["disk_format"], image_id=captured["id"])
         messaging.set_transport_defaults("nova")
         configuration = conf.parse(["--config-file", str(path)])
         self.addCleanup(configuration.reset)
