@@ -18,7 +18,7 @@ from compute.agent import Agent, Stopping, lock_state
 from compute.errors import MagnetarError
 
 LOG = logging.getLogger(__name__)
-GRACE = 15.0  # seconds that an orderly end may take beyond those that operations get
+GRACE = 10.0  # seconds beyond those that operations get; with these below TimeoutStopSec
 
 
 def prepare(argv: Sequence[str], prog: str) -> Any:

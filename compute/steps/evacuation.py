@@ -21,7 +21,7 @@ from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, Domain, PowerOn, force_off
 from compute.steps.migration_record import mark
-from compute.steps.record import FOR_EVER, publish
+from compute.steps.record import FOR_EVER, publish, reread
 from compute.steps.resize import ASIDE
 
 TASKS: list[str | None] = list(states.EVACUATING)
@@ -202,11 +202,7 @@ class EvacuatedRecord(Step):
         world, found = run.world, run.world.driver.state(run.row.guest)
         power = found.power_state if found else states.NOSTATE
         world.networks.bind(run.context, run.row.guest, world.host)
-        try:
-            run.instance = world.conductor.instance(run.context, run.row.guest)
-        except Refused as error:
-            if error.code != "guest_not_found":
-                raise
+        if not reread(run):
             return {"published": False}  # it was deleted; what is here is reaped
         fields = data(run.instance)
         if fields.get("host") == world.host and fields.get("task_state") in (

@@ -32,7 +32,7 @@ from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, remove_domain
 from compute.steps.ports import nics_of
-from compute.steps.record import FOR_EVER, publish
+from compute.steps.record import FOR_EVER, publish, reread
 
 LOST_SECONDS = 20.0  # in post-copy, after the source's QEMU has ended, until memory counts as lost
 STILL_SECONDS = 30.0  # how long a guest that is not sent any more may stay half received
@@ -324,11 +324,7 @@ class RecordHere(Step):
     def do(self, run: Run) -> dict[str, Any]:
         world = run.world
         found = world.driver.state(run.row.guest)
-        try:
-            run.instance = world.conductor.instance(run.context, run.row.guest)
-        except Refused as error:
-            if error.code != "guest_not_found":
-                raise
+        if not reread(run):
             return {"published": False}  # it was deleted; what came here is reaped
         fields = data(run.instance)
         if fields.get("host") == world.host and fields.get("task_state") in (

@@ -46,6 +46,17 @@ def publish(run: Run, changes: Mapping[str, Any], expected: list[str | None]) ->
     return False
 
 
+def reread(run: Run) -> bool:
+    """Read the Instance anew into ``run.instance``; False when the guest was deleted."""
+    try:
+        run.instance = run.world.conductor.instance(run.context, run.row.guest)
+    except Refused as error:
+        if error.code != "guest_not_found":
+            raise
+        return False
+    return True
+
+
 class Event(Step):
     """Begin the InstanceActionEvent that 'server event list' shows."""
 
