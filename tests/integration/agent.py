@@ -62,6 +62,12 @@ class RealAgent(fixtures.Fixture):
         if wait:
             self.until(lambda: self.client.health()["status"] == "serving", "serving")
 
+    @property
+    def pid(self) -> int:
+        """Of the process, which was started."""
+        assert self.process is not None
+        return self.process.pid
+
     def kill(self) -> None:
         """SIGKILL the agent, if it runs."""
         if self.process is not None:

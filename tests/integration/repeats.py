@@ -8,31 +8,24 @@ once; a guest that panics each time fails too.
 """
 
 import functools
-import re
 
 import testtools
 from testtools.content import text_content
 
+from tools.toolbox.lab.guest import broken
+
 ATTEMPTS = 4
 DETAIL = "repeated"  # how the names of the details begin
-# What a kernel writes when its memory, or that of the first process, is not what it wrote there.
-BROKEN = re.compile(
-    r"Kernel panic.*|BUG: unable to handle.*|BUG: Bad .*|Oops: .*|general protection fault.*|"
-    r"invalid opcode: .*|stack-protector: .*"
-)
 
 
 class Late(Exception):
     """The moment for what a test does had passed when the test looked."""
 
 
-def broken(consoles):
-    """The line of a console that tells of broken memory; None when all guests were sound."""
-    for path in consoles:
-        found = BROKEN.search(path.read_text(errors="replace")) if path.exists() else None
-        if found:
-            return found[0].strip()
-    return None
+def spoilt(consoles):
+    """The line of one of these files that tells of broken memory; None when all were sound."""
+    texts = (path.read_text(errors="replace") for path in consoles if path.exists())
+    return next(filter(None, map(broken, texts)), None)
 
 
 class Repeating(testtools.TestCase):
@@ -72,7 +65,7 @@ def repeated(test):
             except case.skipException:
                 raise
             except Exception:
-                line = broken(case.consoles())
+                line = spoilt(case.consoles())
                 if line is None:
                     raise
                 case.note_repetition(f"QEMU's emulation broke a guest's memory: {line}")

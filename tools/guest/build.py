@@ -96,13 +96,13 @@ def build_initrd(modules: kernel.Modules) -> bytes:
     initrd.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")
     initrd.file("etc/group", b"root:x:0:\n")
     order = modules.load_order(MODULES)
-    for name in order:
-        initrd.file(f"lib/modules/{name}", modules.content(name))
+    for module in order:
+        initrd.file(f"lib/modules/{module}", modules.content(module))
     initrd.file("lib/modules/order", "\n".join(order).encode() + b"\n")
-    for path in sorted((HERE / "root").rglob("*")):
-        if path.is_file():
-            inside = str(path.relative_to(HERE / "root"))
-            initrd.file(inside, path.read_bytes(), executable=os.access(path, os.X_OK))
+    for source in sorted((HERE / "root").rglob("*")):
+        if source.is_file():
+            inside = str(source.relative_to(HERE / "root"))
+            initrd.file(inside, source.read_bytes(), executable=os.access(source, os.X_OK))
     return initrd.packed()
 
 

@@ -1,7 +1,7 @@
 """Counting test results: from the subunit stream of a run to rows of a table."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 PASSED = ("success", "xfail")
@@ -124,7 +124,7 @@ def details(test: dict) -> str:
     return _text(test, sorted(test["details"], key=lambda name: name != "traceback"))
 
 
-def aligned(cells: list[tuple[str, ...]], left: int) -> str:
+def aligned(cells: Sequence[tuple[str, ...]], left: int) -> str:
     """Columns padded to their widest cell; the first `left` ones to the left."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(

@@ -33,7 +33,7 @@ LAYERS = {
     "integration": ["integration"],
     "contract": ["contract"],
 }
-TYPED = ["compute", "virt", "db"]
+TYPED = ["compute", "virt", "db", "tools"]
 # No test is silent for so long, even on a machine that is ten times slower: a run that is has hung.
 SILENCE_SECONDS = 1200
 # A process that is aborted says where each of its threads is.

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import libvirt
 
@@ -32,7 +33,9 @@ class BareGuest:
         self._links: dict[str, libvirt.virConnect] = {one.name: one.libvirt() for one in lab.hosts}
         xml = self._links[host].lookupByUUIDString(of).XMLDesc(
             libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-        self.base = re.search(f"{INSTANCES}/_base/[0-9a-f]+", self._live(host, of))[0]
+        found = re.search(f"{INSTANCES}/_base/[0-9a-f]+", self._live(host, of))
+        assert found, f"{of} has no base"
+        self.base = found[0]
         self._drive = (self.host.instances / of / "disk.config").read_bytes()
         self.xml = self._copied(xml, of)
         self._prepare(self.host)
@@ -146,8 +149,9 @@ class BareGuest:
             self._prepare(target)
         flags = ALWAYS | libvirt.VIR_MIGRATE_TLS
         flags |= libvirt.VIR_MIGRATE_UNSAFE if shared else libvirt.VIR_MIGRATE_NON_SHARED_INC
-        values = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{target.migration_address}",
-                  libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: target.migration_address}
+        values: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{target.migration_address}",
+            libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: target.migration_address}
         if not shared:
             values[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = ["vda"]
         uri = f"qemu+tls://{target.migration_address}/system"

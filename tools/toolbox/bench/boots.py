@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from tests.integration.agent import RealAgent
@@ -42,7 +43,7 @@ def settled(agent: RealAgent, guests: list[str], seconds: float = 300) -> None:
             raise RuntimeError(f"a guest is in error:\n{agent.log()}")
         return all(states[g]["status"] == "ACTIVE" for g in guests) and not agent.call("op.list")
 
-    agent.until(check, seconds, "guests active")
+    agent.until(check, "guests active", seconds)
 
 
 def gone(agent: RealAgent, guests: list[str]) -> None:
@@ -54,7 +55,6 @@ def gone(agent: RealAgent, guests: list[str]) -> None:
             not {s["id"] for s in agent.call("server.list")} & set(guests)
             and not agent.call("op.list")
         ),
-        300,
         "guests gone",
     )
 
@@ -82,7 +82,7 @@ def start_and_memory(agent: RealAgent) -> list[Figure]:
         agent.terminate()
     agent.start()
     time.sleep(3)
-    rss, pss = memory(agent.process.pid)
+    rss, pss = memory(agent.pid)
     return [
         Figure(
             "start to serving",
@@ -118,11 +118,11 @@ def one_by_one(agent: RealAgent, raw: Raw, count: int, say: Say) -> list[Figure]
     gone(agent, [create(agent, "warm-up")])
     for number in range(count):
         say(f"boot {number + 1} of {count}")
-        guest, used = counted(agent, lambda number=number: create(agent, f"one-{number}"))
+        guest, used = counted(agent, partial(create, agent, f"one-{number}"))
         calls.append(used)
         ours.append(until_step(operation(agent, guest, "spawn"), "power"))
         twin = raw.twin(f"raw-{number}", agent.call("server.show", server=guest)["instance_name"])
-        _, used = counted(agent, lambda guest=guest: gone(agent, [guest]))
+        _, used = counted(agent, partial(gone, agent, [guest]))
         delete_calls.append(used)
         deletes.append(operation(agent, guest, "delete")["seconds"])
         bare.append(raw.boot(twin))  # alone, as ours was: a guest that boots takes a whole CPU
@@ -176,7 +176,7 @@ def together(agent: RealAgent, raw: Raw, count: int, say: Say) -> list[Figure]:
     guests = [create(agent, f"all-{count}-{n}", wait=False) for n in range(count)]
     settled(agent, guests)
     ours = time.monotonic() - began
-    rss, _ = memory(agent.process.pid)
+    rss, _ = memory(agent.pid)
     name = agent.call("server.show", server=guests[0])["instance_name"]
     twins = [raw.twin(f"raw-{count}-{n}", name) for n in range(count)]
     gone(agent, guests)

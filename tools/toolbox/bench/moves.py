@@ -12,21 +12,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import libvirt
 
 from tools.toolbox.bench.bare import BareGuest
 from tools.toolbox.bench.figures import Figure, Pair, as_json, pairs_table, say, table
-from tools.toolbox.bench.stage import FILLED, FLAVORS, IDLE, LOADED, READY, Stage
-from tools.toolbox.lab import Lab
+from tools.toolbox.bench.live import live
+from tools.toolbox.bench.stage import FLAVORS, IDLE, Stage, two
+from tools.toolbox.lab import Lab, LabHost
 from tools.toolbox.lab.lab import missing, sweep
 from tools.toolbox.lab.place import TOP
 from tools.toolbox.processes import Process
-from tools.toolbox.ticks import Ticks
 
+PARTS = ("verbs", "block", "drain", "shared")
 IMAGE = TOP / ".cache/guest.qcow2"
-PAIRED = 20  # live migrations that are done by bare libvirt as well
 AT_ONCE = 2  # live migrations that a host of the drain sends at once
 NOVA = {"pause": "0.09", "unpause": "0.09", "suspend": "1.85", "resume": "0.73",
         "resize on the same host": "5.2", "confirm": "0.57"}
@@ -52,22 +53,6 @@ def stage(shared: bool = False) -> Iterator[Stage]:
             raise
     finally:
         lab.down()
-
-
-@contextmanager
-def two(on: Stage, load: str) -> Iterator[tuple[str, BareGuest]]:
-    """A guest of Magnetar's, and one like it of bare libvirt, on the same host; both count."""
-    guest = on.create("ours", load)
-    on.settled(guest, "active")
-    bare = BareGuest(on.lab, on.show(guest)["host"], guest)
-    try:
-        mark = FILLED if load else READY
-        on.booted([guest], mark)
-        on.until(lambda: mark in bare.host.console("bare"), f"bare guest that wrote {mark}")
-        yield guest, bare
-    finally:
-        bare.remove()
-        on.delete([guest])
 
 
 # -- each verb by itself ---------------------------------------------------------------------------
@@ -129,7 +114,7 @@ class Verbs:
             other = next(h.name for h in self.on.lab.hosts if h.name != here)
             theirs = next(h.name for h in self.on.lab.hosts if h.name != self.bare.host.name)
             self.both("cold migration", self._do("migrate", "resized", host=other),
-                      lambda to=theirs: self.bare.cold(to),
+                      partial(self.bare.cold, theirs),
                       "shutdown, copy of the disk, defineXML and create there, undefine")
             self.on.timed("server.resize_confirm", self.guest, "active")
             self._awake()
@@ -142,8 +127,10 @@ class Verbs:
         for host, name in hosts:
             lab_host = self.on.lab.host(host)
             seen = lab_host.console(name).count("TICK")
-            self.on.until(lambda h=lab_host, n=name, s=seen: h.console(n).count("TICK") > s + 2,
-                          f"{name} that counts")
+            self.on.until(partial(self._counts, lab_host, name, seen + 2), f"{name} that counts")
+
+    def _counts(self, host: LabHost, name: str, beyond: int) -> bool:
+        return host.console(name).count("TICK") > beyond
 
     def pairs(self) -> list[Pair]:
         """Medians."""
@@ -159,59 +146,6 @@ def verbs(on: Stage, rounds: int) -> list[Pair]:
             say(f"all verbs, round {number + 1} of {rounds}")
             measured.round()
     return measured.pairs()
-
-
-# -- live migration --------------------------------------------------------------------------------
-
-def live(on: Stage, count: int, shared: bool) -> tuple[list[Pair], list[Figure]]:
-    """Live migrations of a guest under load, back and forth, in turn with bare ones."""
-    kind = "live migration, shared disks" if shared else "live migration, block copy"
-    times: dict[str, list[float]] = {"request": [], "agent": [], "bare": []}
-    pauses: dict[str, list[int]] = {"ours": [], "bare": []}
-    with two(on, LOADED) as (guest, bare):
-        # The first one there finds no image in the cache.
-        for other in ("host2", "host1"):
-            on.timed("server.live_migrate", guest, "active", host=other)
-        logs = {host.name: host.instances / guest / "console.log" for host in on.lab.hosts}
-        with Ticks(logs) as ticks:
-            for number in range(count):
-                to = "host2" if number % 2 == 0 else "host1"
-                if number % 10 == 0:
-                    say(f"{kind}: {number + 1} of {count}")
-                if number < PAIRED:
-                    times["bare"].append(bare.live(to, shared))
-                    pauses["bare"].append(on.pause_ms(to, bare.uuid))
-                began = time.time()
-                times["request"].append(
-                    on.timed("server.live_migrate", guest, "active", host=to))
-                times["agent"] += [one["seconds"] for one in on.operations(guest, began)
-                                   if one["verb"] == "live_out"]
-                pauses["ours"].append(on.pause_ms(to, guest))
-                if on.show(guest)["host"] != to or ticks.backwards:
-                    raise RuntimeError(f"{guest} is not as it should be: {ticks.backwards}")
-                ticks.wait(1, 60)
-    return _live_pairs(kind, times, pauses), [
-        Figure(f"{kind}: migrations", count, "", "",
-               f"each ended on the right host; {len(times['bare'])} by bare libvirt in turn"),
-        Figure(f"{kind}: counter that went back", len(ticks.backwards), "", "0",
-               f"{ticks.last - ticks.seen[0].number} numbers, {ticks.skipped()} never seen"),
-        Figure(f"{kind}: longest time between two numbers", ticks.gaps()[0], "s", "",
-               f"usually {ticks.gaps()[1]:.2f} s"),
-    ]
-
-
-def _live_pairs(kind: str, times: dict[str, list[float]],
-                pauses: dict[str, list[int]]) -> list[Pair]:
-    median, calls = statistics.median, "migrateToURI3, the same flags"
-    bare = median(times["bare"])
-    return [
-        Pair(f"{kind}: request to all done", median(times["request"]), bare, calls,
-             goal="at most 1.1"),
-        Pair(f"{kind}: message to all done", median(times["agent"]), bare, calls),
-        Pair(f"{kind}: pause", median(pauses["ours"]), median(pauses["bare"]), calls,
-             goal="at most 1", unit="ms"),
-        Pair(f"{kind}: longest pause", max(pauses["ours"]), max(pauses["bare"]), calls, unit="ms"),
-    ]
 
 
 # -- a host that is emptied ------------------------------------------------------------------------
@@ -289,17 +223,32 @@ def overlap(spans: Sequence[tuple[float, float]]) -> int:
     return most
 
 
-def measure(migrations: int, rounds: int, guests: int) -> tuple[list[Pair], list[Figure]]:
-    """Everything: all verbs ``rounds`` times, so many live migrations of each kind, a drain."""
-    say("two hosts with local disks")
-    with stage() as on:
-        pairs = verbs(on, rounds)
-        block, figures = live(on, migrations, False)
-        figures += drain(on, guests)
-    say("two hosts that share their disks")
-    with stage(shared=True) as on:
-        shared, more = live(on, migrations, True)
-    return [*pairs, *block, *shared], [*figures, *more]
+def measure(parts: Sequence[str], migrations: int, rounds: int,
+            guests: int) -> tuple[list[Pair], list[Figure]]:
+    """All of PARTS that are named: all verbs ``rounds`` times, so many live migrations of each
+    kind, a drain."""
+    pairs: list[Pair] = []
+    figures: list[Figure] = []
+
+    def lives(on: Stage, shared: bool) -> None:
+        made = live(on, migrations, shared)
+        pairs.extend(made.pairs())
+        figures.extend(made.figures())
+
+    if {"verbs", "block", "drain"} & set(parts):
+        say("two hosts with local disks")
+        with stage() as on:
+            if "verbs" in parts:
+                pairs += verbs(on, rounds)
+            if "block" in parts:
+                lives(on, shared=False)
+            if "drain" in parts:
+                figures += drain(on, guests)
+    if "shared" in parts:
+        say("two hosts that share their disks")
+        with stage(shared=True) as on:
+            lives(on, shared=True)
+    return pairs, figures
 
 
 def main() -> int:
@@ -308,6 +257,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--migrations", type=int, metavar="N",
                         help="live migrations of each kind (default 10)")
+    parser.add_argument("--only", choices=PARTS, action="append", metavar="PART",
+                        help=f"one of {', '.join(PARTS)}; may be repeated (default all)")
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table")
     words = parser.parse_args()
     if words.migrations is not None and words.migrations < 2:
@@ -317,12 +268,12 @@ def main() -> int:
         print(f"tools/bench moves: {reason}. Nothing was measured.", file=sys.stderr)
         return 1
     few = words.quick
-    pairs, figures = measure(words.migrations or (4 if few else 10), 1 if few else 3,
-                             4 if few else 10)
+    pairs, figures = measure(words.only or PARTS, words.migrations or (4 if few else 10),
+                             1 if few else 3, 4 if few else 10)
     if words.format == "json":
         print(as_json(figures, pairs))
     else:
-        print(f"{pairs_table(pairs)}\n\n{table(figures)}")
+        print("\n\n".join([pairs_table(pairs)] * bool(pairs) + [table(figures)] * bool(figures)))
     return 0
 
 

@@ -12,6 +12,7 @@ import time
 import types
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -82,31 +83,33 @@ def _counted(engine: sa.Engine, work: Callable[[], object]) -> int:
 def statements(size: int, root: pathlib.Path) -> dict[str, float]:
     """Journal statements, conductor and driver calls, and seconds, at start and in one pass."""
     world = fakes.world(root / f"world-{size}")
+    conductor: Any = world.conductor
+    driver: Any = world.driver
     prims = [
         fakes.instance(
             host=fakes.HOST, vm_state=states.ACTIVE, task_state=None, power_state=states.RUNNING
         )
         for _ in range(size)
     ]
-    state = world.conductor.read()
+    state = conductor.read()
     for prim in prims:
         guest = prim["nova_object.data"]["uuid"]
         state["instances"][guest] = prim
-        world.driver._write(guest, {"name": guest, "power_state": states.RUNNING, "ours": True})
-        directory = world.driver.root / guest
+        driver._write(guest, {"name": guest, "power_state": states.RUNNING, "ours": True})
+        directory = driver.root / guest
         directory.mkdir()
         (directory / "disks.json").write_text("[]")
-    world.conductor._write(state)
+    conductor._write(state)
     reconciler = Reconciler(Manager(world, 1), {})
     restore_claims(world, reconciler.run_pass())
-    world.conductor.calls.clear()
-    world.driver.calls.clear()
+    conductor.calls.clear()
+    driver.calls.clear()
     found: dict[str, float] = {"start": _counted(world.journal.engine, reconciler.resume)}
     began = time.monotonic()
     found["pass"] = _counted(world.journal.engine, reconciler.run_pass)
     found["seconds"] = time.monotonic() - began
-    found["conductor"] = len(world.conductor.calls)
-    found["driver"] = sum(world.driver.calls.values())
+    found["conductor"] = len(conductor.calls)
+    found["driver"] = sum(driver.calls.values())
     world.journal.engine.dispose()
     return found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import libvirt
 
+from tools.toolbox.bench.bare import BareGuest
 from tools.toolbox.lab import Lab
 
 # Fills 256 MiB of memory, then writes 4 MiB of it four times a second, other bytes each time.
@@ -133,6 +135,22 @@ class Stage:
             self.client.call("server.delete", server=guest)
         self.until(lambda: not {one["id"] for one in self.client.call("server.list")}
                    & set(guests), "guests that are gone")
+
+
+@contextmanager
+def two(on: Stage, load: str) -> Iterator[tuple[str, BareGuest]]:
+    """A guest of Magnetar's, and one like it of bare libvirt, on the same host; both count."""
+    guest = on.create("ours", load)
+    on.settled(guest, "active")
+    bare = BareGuest(on.lab, on.show(guest)["host"], guest)
+    try:
+        mark = FILLED if load else READY
+        on.booted([guest], mark)
+        on.until(lambda: mark in bare.host.console("bare"), f"bare guest that wrote {mark}")
+        yield guest, bare
+    finally:
+        bare.remove()
+        on.delete([guest])
 
 
 def _seconds(text: str) -> float:

@@ -33,6 +33,18 @@ BUSY = f"""#!/bin/sh
 while :; do dd if=/dev/urandom of=/run/busy bs=64k count=8 2>/dev/null; usleep 500000; done
 """
 
+# What a kernel writes when its memory, or that of the first process, is not what it wrote there.
+BROKEN = re.compile(
+    r"Kernel panic.*|BUG: unable to handle.*|BUG: Bad .*|Oops: .*|general protection fault.*|"
+    r"invalid opcode: .*|stack-protector: .*"
+)
+
+
+def broken(console: str) -> str | None:
+    """The line of a console that tells of broken memory; None when the guest was sound."""
+    found = BROKEN.search(console)
+    return found[0].strip() if found else None
+
 
 def prepare(lab: Lab) -> None:
     """Image, flavors and a network for guests; what is there is left alone."""

@@ -16,7 +16,7 @@ import libvirt
 
 from compute.errors import MagnetarError
 from tools.toolbox.lab import guest as guests
-from tools.toolbox.lab.guest import LabGuest, until
+from tools.toolbox.lab.guest import LabGuest, broken, until
 from tools.toolbox.lab.host import LabHost
 from tools.toolbox.lab.lab import Lab
 from tools.toolbox.lab.place import LabError
@@ -44,7 +44,7 @@ FINISH_POINTS = {
 # (cured in part in QEMU 9.0): its kernel then panics at the destination. Without global pages the
 # TLB is emptied at each change of process, which makes it rare. An answer that died with the broker
 # is asked for again after the timeout.
-OPTIONS = {
+OPTIONS: dict[str, dict[str, object]] = {
     "libvirt": {"live_migration_permit_post_copy": "true", "cpu_model_extra_flags": "-pge"},
     "timeouts": {"conductor": 15},
 }
@@ -112,24 +112,24 @@ def play(guest: LabGuest, case: Case) -> Outcome:
     """
     source, target = guest.host(), guest.other()
     before = guest.counts_on()
-    agent = {"source agent": source, "destination agent": target}.get(case.victim)
     points = FINISH_POINTS.get(case.victim, ())
     point = points[case.number % len(points)] if case.moment == FINISH and points else ""
     if point:
-        agent.agent.stop()
-        agent.start_agent({"MAGNETAR_KILL_AT": point}, KILLABLE)
+        armed = source if case.victim == "source agent" else target
+        armed.agent.stop()
+        armed.start_agent({"MAGNETAR_KILL_AT": point}, KILLABLE)
     source.limit("migration", MBIT)
     try:
         guest.call("live_migrate", host=target.name)
         if point:
-            if not agent.agent.died(MOMENT_SECONDS):
+            if not armed.agent.died(MOMENT_SECONDS):
                 raise Missed(f"{case}: {point} was not reached.")
         else:
             await_moment(guest, source, target, case.moment)
         strike(guest, source, target, case)
         return judged(guest, source, case, before)
     except LabError as error:
-        if any("Kernel panic" in guest.console(host) for host in (source, target)):
+        if any(broken(guest.console(host)) for host in (source, target)):
             raise Panicked(f"{case}: the guest's kernel panicked. {error}") from error
         raise
     finally:
@@ -215,7 +215,7 @@ def _share(leaving: libvirt.virDomain) -> float:
 def strike(guest: LabGuest, source: LabHost, target: LabHost, case: Case) -> None:
     """Kill the victim and start it again, as a service manager does; a link is mended later."""
     side, _, what = case.victim.partition(" ")
-    host = {"source": source, "destination": target}.get(side)
+    host = target if side == "destination" else source  # of those that have a side
     if what == "QEMU":
         if case.moment == BEGIN:  # the destination's is started a moment later
             until(lambda: host.qemu(guest.uuid), 10, f"{host.name} has a QEMU", every=0.01)
@@ -231,7 +231,7 @@ def strike(guest: LabGuest, source: LabHost, target: LabHost, case: Case) -> Non
             source.restore(link)
         source.limit("migration", None)
     else:
-        service = guest.lab.broker if host is None else getattr(host, what)
+        service = getattr(host, what) if what else guest.lab.broker
         service.kill()
         time.sleep(RESTART_SECONDS)
         service.start(wait=False)
