@@ -47,7 +47,7 @@ class ReplayTest(testtools.TestCase):
         super().setUp()
         home = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         path = home / "agent.conf"
-        path.write_text(f"[DEFAULT]\nhost = {HOST}\nstate_path = {home}\ntransport_url = fake://\n"
+        path.write_text(f"[DEFAULT]\nhost = {HOST}\nstate_path = {home}\ntransport_url = inproc://\n"
                         "compute_driver = fake\nreport_interval = 3600\n")
         captured = wire.load(BUILD).cast("build_and_run_instance").args["image"]
         disk = str(home / "disk")
@@ -58,7 +58,7 @@ class ReplayTest(testtools.TestCase):
         messaging.set_transport_defaults("nova")
         configuration = conf.parse(["--config-file", str(path)])
         self.addCleanup(configuration.reset)
-        transport = messaging.get_rpc_transport(configuration, url="fake://")
+        transport = messaging.get_rpc_transport(configuration, url="inproc://")
         self.addCleanup(transport.cleanup)
         conductor = replay_conductor.ReplayConductor(transport, REGISTRATION, *wire.names())
         conductor.start()

@@ -24,6 +24,8 @@ from tests.crash.share import eventlet_only
 
 HARD_STOP = (("clean_shutdown", False),)
 FAILING = "spawn.power.after_effect"
+# Some mutants never come to rest. Without a mutation a case takes a fraction of a second.
+MUTANT_SECONDS = 20.0
 
 
 # -- mutations ------------------------------------------------------------------------------------
@@ -135,6 +137,7 @@ def notices(case: Noticing, mutate: Callable[[], None]) -> bool:
     """Whether a case fails with a mutation, which only a child gets to see."""
     def work() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it is meant to complain
+        matrix.LIMIT = MUTANT_SECONDS
         mutate()
         found = wrong(case)
         assert not found, found

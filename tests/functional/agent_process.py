@@ -25,7 +25,7 @@ class Process(fixtures.Fixture):
         super().__init__()
         self.state = pathlib.Path(state)
         self.options = {"host": HOST, "state_path": self.state, "compute_driver": "fake",
-                        "transport_url": "fake://", "socket": f"{self.state}/s.sock", **options}
+                        "transport_url": "inproc://", "socket": f"{self.state}/s.sock", **options}
         self.child: subprocess.Popen | None = None
 
     def _setUp(self) -> None:

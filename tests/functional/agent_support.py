@@ -1,13 +1,12 @@
 """Whole agents on the fake driver, with an embedded control plane, over the real RPC stack.
 
-Everything runs in this process over ``fake://``, with green or with native threads. Where a process
-has to die, see :mod:`tests.functional.agent_process`.
+Everything runs in this process over ``inproc://``, with green or with native threads. Where a
+process has to die, see :mod:`tests.functional.agent_process`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import pathlib
@@ -32,12 +31,11 @@ from control.objects import Call
 from control.objects.instances import load
 from control.servers import SENT_ALL, C
 from db.control import instances
-from tests.functional.control_support import FAR, start_control
+from tests.functional.control_support import FAR, new_transport, start_control
 from tests.waiting import PATIENCE, Haste, wait_until
 from virt.fake import FakeDriver
 
 HOST = "host1"
-_exchanges = itertools.count()
 
 
 class Own:
@@ -184,11 +182,7 @@ class Cloud(fixtures.Fixture):
                  network_service="embedded", report_interval=FAR, audit_interval=FAR,
                  control__service_down_time=FAR, control__resend_after=FAR,
                  timeouts__stop=int(PATIENCE), **self.options)
-        # fake:// keeps its queues in the process: an exchange of its own, or messages that an
-        # earlier test left are delivered to a later one.
-        oslo_messaging.set_transport_defaults(f"test-{os.getpid()}-{next(_exchanges)}")
-        self.addCleanup(oslo_messaging.set_transport_defaults, "nova")
-        self.transport = oslo_messaging.get_rpc_transport(cfg.CONF, "fake://")
+        self.transport = new_transport()
         self.images = LocalImages(cfg.CONF.image_dir)
         self.control = start_control(self.transport, self.images)
         self.addCleanup(self._stop)

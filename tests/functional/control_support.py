@@ -1,4 +1,4 @@
-"""A control plane on ``fake://`` or any database, and a scripted stand-in for an agent."""
+"""A control plane on ``inproc://`` or any database, and a scripted stand-in for an agent."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ FAR = 100_000  # seconds: a timer that no test wants to see go off
 
 
 def new_transport() -> Any:
-    """A transport of its own in this process."""
+    """A broker of its own in this process: messages that a test leaves go with it."""
     oslo_messaging.set_transport_defaults(control_exchange="nova")
-    return oslo_messaging.get_rpc_transport(cfg.CONF, "fake://")
+    return oslo_messaging.get_rpc_transport(cfg.CONF, "inproc://")
 
 
 class PostgreSQL:
@@ -324,7 +324,6 @@ class ControlTest(testtools.TestCase):
         self.dir = self.useFixture(fixtures.TempDir()).path
         compute_conf.register(cfg.CONF)
         self.transport = new_transport()
-        self.addCleanup(self.transport.cleanup)  # queues outlive a transport otherwise
         for name, value in (("host", "control"), ("state_path", self.dir)):
             cfg.CONF.set_override(name, value)
             self.addCleanup(cfg.CONF.clear_override, name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import uuid as uuids
 
-import oslo_messaging
-
 from compute.agent import Agent, Stopping
 from compute.errors import NeedsOperator
 from compute.model import states
 from db.control import services
 from db.control.types import parse_time, utcnow
 from tests.functional.agent_support import AgentTest
+from tests.functional.control_support import new_transport
 from tests.waiting import PATIENCE, wait_until
 
 
@@ -141,8 +140,7 @@ class GuardTest(AgentTest):
 
     def test_a_start_that_waits_for_the_conductor_can_be_ended(self):
         host = self.cloud.add_host("host1", start=False)
-        oslo_messaging.set_transport_defaults("test-nobody-there")
-        alone = oslo_messaging.get_rpc_transport(self.cloud.conf.conf, "fake://")
+        alone = new_transport()
         agent = Agent(host.conf, alone, driver=host.make_driver())
         ended = []
 

@@ -18,7 +18,7 @@ class ControlTest(Process):
     word = "control"
 
     def test_it_serves_tenants_without_an_agent(self):
-        self.configure(CONF, url="fake://")
+        self.configure(CONF, url="inproc://")
         self.up()
         self.assertIn("(", self.run_cli("version")[1])
         self.ok("flavor", "create", "--ram", "64", "--vcpus", "1", "small")
