@@ -18,7 +18,7 @@ AUTO = "auto"
 STRATEGIES = (AUTO, PRECOPY, AUTO_CONVERGE, MULTIFD, POSTCOPY)
 EXTRA_SPEC, IMAGE_PROPERTY = "magnetar:max_pause_ms", "magnetar_max_pause_ms"
 MOST_MS = 2_000_000  # QEMU's limit
-FIRST_MS = 100  # the pause that is allowed at first, if the budget is not smaller
+FIRST_MS = 200  # the pause that is allowed at first, if the budget is not smaller: one pass less
 NOT_CHANGED = "Nothing was changed; the guest runs on where it is."
 
 

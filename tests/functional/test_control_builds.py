@@ -10,6 +10,7 @@ from compute.errors import MagnetarError, Refused
 from compute.rpc.primitives import data
 from db.control import instances
 from tests.functional.control_support import FAR, ControlTest, nova_errors
+from tests.modes import DATABASE, once
 from tests.waiting import PATIENCE, wait_until
 
 
@@ -265,9 +266,11 @@ class StatementsTest(BuildsTest):
         self.assertEqual(2, saves)  # the UPDATE, and SQLite's BEGIN
 
 
+@once(DATABASE)
 class PostgreSQLSchedulingTest(SchedulingTest):
     database = "postgresql"
 
 
+@once(DATABASE)
 class PostgreSQLRescheduleTest(RescheduleTest):
     database = "postgresql"

@@ -4,6 +4,7 @@ from compute.rpc.exceptions import nova_exception
 from compute.rpc.primitives import data
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
+from tests.modes import DATABASE, once
 from tests.waiting import wait_until
 
 
@@ -171,5 +172,6 @@ class DrainTest(MovesTest):
         self.assertEqual(2, used)
 
 
+@once(DATABASE)
 class PostgreSQLDrainTest(DrainTest):
     database = "postgresql"

@@ -9,6 +9,7 @@ from compute.rpc.primitives import data
 from db.control import tables
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
+from tests.modes import DATABASE, once
 from tests.waiting import PATIENCE, wait_until
 
 
@@ -247,5 +248,6 @@ class EvacuateTest(MovesTest):
                          [(data(m)["status"], data(m)["dest_compute"]) for m in found])
 
 
+@once(DATABASE)
 class PostgreSQLLiveTest(LiveTest):
     database = "postgresql"

@@ -7,6 +7,7 @@ from compute.errors import MagnetarError, Refused
 from compute.model.guest import Nic
 from db.control import networks
 from tests.functional.control_support import ControlTest
+from tests.modes import DATABASE, once
 from tests.waiting import wait_until
 
 
@@ -166,5 +167,6 @@ class AddressesTest(ControlTest):
         wait_until(lambda: self.control.network_show("net")["ports"] == 0)
 
 
+@once(DATABASE)
 class PostgreSQLAddressesTest(AddressesTest):
     database = "postgresql"

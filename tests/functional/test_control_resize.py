@@ -7,6 +7,7 @@ from compute.rpc import primitives
 from compute.rpc.primitives import data
 from tests.functional import control_movers as movers
 from tests.functional.control_movers import MovesTest
+from tests.modes import DATABASE, once
 from tests.waiting import wait_until
 
 
@@ -221,5 +222,6 @@ class RescheduleTest(MovesTest):
         self.assertEqual(({"limits": {}}, []), (args["filter_properties"], args["host_list"]))
 
 
+@once(DATABASE)
 class PostgreSQLResizeTest(ResizeTest):
     database = "postgresql"

@@ -12,6 +12,7 @@ from compute.rpc.primitives import data
 from db.control import services
 from db.control.types import utcnow
 from tests.functional.control_support import FAR, ControlTest, nova_errors
+from tests.modes import DATABASE, once
 from tests.waiting import wait_until
 
 
@@ -285,5 +286,6 @@ class BadInputTest(ServersTest):
         self.assertIsNone(self.control.server_show(server["id"])["task_state"])
 
 
+@once(DATABASE)
 class PostgreSQLLifeTest(LifeTest):
     database = "postgresql"

@@ -7,7 +7,7 @@ from pathlib import Path
 import fixtures
 import testtools
 
-from tests.integration.modes import once
+from tests.modes import once
 from tools.toolbox.lab.place import TOP
 
 

@@ -11,8 +11,8 @@ import libvirt
 import testtools
 
 from tests.integration import libvirtd
-from tests.integration.modes import once
 from tests.integration.patience import SECONDS
+from tests.modes import once
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 NETWORK = """<network><name>quick</name><ip address='192.168.123.1' netmask='255.255.255.0'>

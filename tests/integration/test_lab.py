@@ -14,9 +14,9 @@ import libvirt
 import testtools
 
 from tests.integration.lab import IMAGE, LabError, LabFixture, build_image, missing
-from tests.integration.modes import once
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import Repeating, repeated
+from tests.modes import once
 from tools.toolbox.lab import Lab, network
 from tools.toolbox.lab.lab import sweep
 from tools.toolbox.lab.place import NETNS, TOP

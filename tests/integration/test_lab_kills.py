@@ -11,7 +11,7 @@ import testtools
 from testtools.content import text_content
 
 from tests.integration.lab import LabFixture, missing
-from tests.integration.modes import once
+from tests.modes import once
 from tools.toolbox.lab import kills, matrix
 
 SEED = int(os.environ.get("MAGNETAR_SEED", "3"))

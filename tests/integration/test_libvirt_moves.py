@@ -11,10 +11,10 @@ import libvirt
 from compute import errors
 from compute.model import move, states
 from compute.model.guest import Nic
-from tests.integration.modes import EVENTLET, NATIVE, once
 from tests.integration.move_case import MoveCase
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import repeated
+from tests.modes import EVENTLET, NATIVE, once
 
 
 @once(NATIVE, EVENTLET)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from compute import errors
 from compute.model import states
 from compute.model.guest import Flavor
-from tests.integration.modes import EVENTLET, NATIVE, once
 from tests.integration.move_case import COUNTS, MoveCase
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import Late
+from tests.modes import EVENTLET, NATIVE, once
 from virt.libvirt import hotplug
 
 # On a machine without PCIe, whose slots any device fits.

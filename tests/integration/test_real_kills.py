@@ -15,7 +15,7 @@ from compute import concurrency
 from compute.operations import OPERATIONS
 from tests.integration import libvirtd
 from tests.integration.agent import RealAgent
-from tests.integration.modes import THREADING
+from tests.modes import THREADING
 
 MOMENTS = ("after_intent", "after_effect", "after_record")
 

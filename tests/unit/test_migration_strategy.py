@@ -120,7 +120,7 @@ class BudgetTest(testtools.TestCase):
             self.assertIn("magnetar:max_pause_ms", str(error))
 
     def test_it_begins_with_less(self):
-        self.assertEqual((100, 40), (strategy.first_pause(500), strategy.first_pause(40)))
+        self.assertEqual((200, 40), (strategy.first_pause(500), strategy.first_pause(40)))
 
     def test_limits(self):
         plan = MovePlan("", postcopy=True, bandwidth=7, channels=1)
