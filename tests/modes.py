@@ -9,11 +9,14 @@ EVENTLET, THREADING = "eventlet", "threading"
 NATIVE = ("the driver's calls are on native threads in both modes, only green ones could be "
           "stopped by them, and whole agents do the same in both")
 
+DATABASE = ("the same SQL is said in both modes, and only native threads meet in the database; the "
+            "tests run on SQLite in both")
+
 
 def once(why, mode=THREADING):
     """Decorate a test case that has nothing new to show in the other mode.
 
     :param why: it has not.
-    :param mode: the one that it runs with; eventlet, the default, has more to do.
+    :param mode: the one that it runs with; eventlet, the default, has more to do besides.
     """
     return testtools.skipIf(concurrency.mode() != mode, f"runs with {mode} only: {why}")

@@ -1,7 +1,7 @@
-"""What of the kill matrix runs in each concurrency mode.
+"""What of the kill matrix, and of the simulation, runs in each concurrency mode.
 
-All of it in eventlet, the default. Its children hardly ever have two threads that could meet, so
-native threads have little to add: a fourth, drawn by name, with MAGNETAR_DOUBLE_KILLS=all as well
+All of it in eventlet, the default. Their processes hardly ever have two threads that could meet, so
+native threads have little to add: a tenth, drawn by name, with MAGNETAR_DOUBLE_KILLS=all as well
 all of it.
 """
 
@@ -14,7 +14,7 @@ import unittest
 from compute import concurrency
 
 EVERYTHING = os.environ.get("MAGNETAR_DOUBLE_KILLS") == "all"
-THREADING_SHARE = 0.25
+THREADING_SHARE = 0.1
 
 
 def runs_here(name: str) -> bool:

@@ -18,6 +18,7 @@ import testtools
 from testtools.content import Content
 from testtools.content_type import UTF8_TEXT
 
+from tests.crash.share import runs_here
 from tests.simulation.faults import THEMES, Faults
 from tests.simulation.simulation import HOSTS, Simulation
 from tests.simulation.watch import Violation
@@ -68,7 +69,8 @@ def _add(seed: int) -> None:
 
 
 for _seed in [int(ONLY)] if ONLY else range(1, SEEDS + 1):
-    _add(_seed)
+    if ONLY or runs_here(f"seed {_seed}"):
+        _add(_seed)
 
 
 class Determinism(Simulated):
