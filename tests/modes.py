@@ -12,6 +12,10 @@ NATIVE = ("the driver's calls are on native threads in both modes, only green on
 DATABASE = ("the same SQL is said in both modes, and only native threads meet in the database; the "
             "tests run on SQLite in both")
 
+# Why not every test of a whole agent runs twice.
+AGENTS = ("each mode has its share of the tests of whole agents with real guests, and all of those "
+          "on the fake driver")
+
 
 def once(why, mode=THREADING):
     """Decorate a test case that has nothing new to show in the other mode.

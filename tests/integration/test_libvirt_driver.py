@@ -18,6 +18,7 @@ from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
 from tests.integration.libvirtd import PrivateLibvirtd, missing
 from tests.integration.patience import SECONDS, until
 from tests.integration.validated import Validated
+from tests.modes import EVENTLET, NATIVE, once
 from virt.libvirt.driver import LibvirtDriver
 from virt.storage.store import Store
 
@@ -60,6 +61,7 @@ class Events:
             return self._changed.wait_for(lambda: self.seen.count(event) >= count, seconds)
 
 
+@once(NATIVE, EVENTLET)
 class LibvirtCase(testtools.TestCase):
     """One private libvirtd for each class, one driver for each test."""
 

@@ -10,6 +10,7 @@ import testtools
 from tests.integration import libvirtd
 from tests.integration.agent import RealAgent
 from tests.integration.patience import SECONDS
+from tests.modes import AGENTS, EVENTLET, once
 
 FOREIGN = """<domain type='qemu'><name>somebody-elses</name>
 <uuid>5d1e7a52-0000-4000-8000-000000000001</uuid><memory unit='MiB'>32</memory>
@@ -105,6 +106,7 @@ class RealGuest(testtools.TestCase):
                               if n.name() == "lab"])
         self.assertTrue(self.agent.call("audit")["clean"])
 
+    @once(AGENTS, EVENTLET)
     def test_libvirtd_is_absent_at_start(self):
         self.daemon.stop()
         self.agent.start(wait=False)
@@ -117,6 +119,7 @@ class RealGuest(testtools.TestCase):
         self.daemon.start()
         self.agent.until(lambda: self.agent.client.health()["status"] == "serving", "serving")
 
+    @once(AGENTS, EVENTLET)
     def test_libvirtd_dies_during_a_build(self):
         self.agent.start()
         self.agent.load_image()
@@ -129,6 +132,7 @@ class RealGuest(testtools.TestCase):
         self.assertTrue(self.running())
         self.assertTrue(self.agent.call("audit")["clean"])
 
+    @once(AGENTS)
     def test_a_guest_that_stops_by_itself_is_stopped_in_the_record(self):
         self.agent.start()
         self.agent.load_image()

@@ -11,6 +11,7 @@ from compute.errors import MagnetarError, Refused
 from tests.integration.lab import LabFixture, missing
 from tests.integration.patience import SECONDS
 from tests.integration.repeats import Late, Repeating, repeated
+from tests.modes import AGENTS, EVENTLET, once
 from tools.toolbox.lab import kills
 from tools.toolbox.lab.guest import LARGER, RAM, LabGuest, prepare, until
 
@@ -65,6 +66,7 @@ class RealMoves(Repeating):
         return self.guest.console().count("GUEST-BOOT")
 
 
+@once(AGENTS, EVENTLET)
 class TestLocalDisks(RealMoves):
     """One guest goes through all of it, its disk on the host that it is on."""
 
@@ -163,6 +165,7 @@ class TestLocalDisks(RealMoves):
         self.assertEqual([before], self.guest.copies())
 
 
+@once(AGENTS)
 class TestSharedDisks(RealMoves):
     """The hosts share their disks; one is lost, and comes back."""
 

@@ -12,6 +12,7 @@ import testtools
 from compute.errors import MagnetarError
 from tests.integration import test_real_guest
 from tests.integration.repeats import Late, Repeating
+from tests.modes import AGENTS, EVENTLET, once
 
 TASKS = {"pause": "paused", "unpause": "active", "suspend": "suspended", "resume": "active"}
 
@@ -78,6 +79,7 @@ class RealSleepTest(test_real_guest.RealGuest, Repeating):
         self.addCleanup(connection.close)
         return connection.lookupByName(self.shown()["instance_name"])
 
+    @once(AGENTS, EVENTLET)
     def test_all_four_verbs_and_agents_killed_in_them(self):
         for verb in TASKS:
             self.do(verb)
@@ -93,6 +95,7 @@ class RealSleepTest(test_real_guest.RealGuest, Repeating):
             self.settled(TASKS[verb])
         self.goes_on()
 
+    @once(AGENTS)
     def test_a_save_is_aborted_and_outlives_agent_and_libvirtd(self):
         self.in_time(self.abort_a_save)
         self.goes_on()
@@ -109,6 +112,7 @@ class RealSleepTest(test_real_guest.RealGuest, Repeating):
         self.do("resume")
         self.goes_on()
 
+    @once(AGENTS)
     def test_what_somebody_does_with_virsh(self):
         domain = self.domain()
         domain.suspend()

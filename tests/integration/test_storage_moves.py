@@ -20,6 +20,7 @@ from compute.model.guest import Flavor
 from tests.integration.libvirtd import PATH, PrivateLibvirtd, missing
 from tests.integration.move_hosts import MoveHost
 from tests.integration.patience import SECONDS
+from tests.modes import NATIVE, once
 from tests.unit.storage_support import (
     StorageTest,
     make_conf,
@@ -73,6 +74,7 @@ print("from", told[2], flush=True)
 """
 
 
+@once(NATIVE)
 class PullTest(StorageTest):
     def setUp(self):
         if reason := missing():
@@ -253,6 +255,7 @@ class PullTest(StorageTest):
         self.assertCopied(self.other.disks(self.guest.uuid))
 
 
+@once(NATIVE)
 class LiveTest(StorageTest):
     """libvirt fills what was prepared; the disks of a guest that runs go from host to host."""
 
