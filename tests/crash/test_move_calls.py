@@ -14,9 +14,9 @@ from tests.crash import move_calls, moves
 from tests.crash.share import EVERYTHING, runs_here
 
 SEED = os.environ.get("MAGNETAR_SEED", "20261121")
-DRAWN = {"live": 40, "live_fails": 20, "live_postcopy_cut": 15, "live_abort": 10, "live_shared": 10,
-         "resize": 40, "resize_in_fails": 20, "resize_out_fails": 10, "resize_here": 10,
-         "confirm": 15, "revert": 25, "revert_here": 8, "evacuate": 30}
+DRAWN = {"live": 25, "live_fails": 12, "live_postcopy_cut": 10, "live_abort": 6, "live_shared": 6,
+         "resize": 25, "resize_in_fails": 12, "resize_out_fails": 6, "resize_here": 6,
+         "confirm": 10, "revert": 15, "revert_here": 5, "evacuate": 20}
 
 
 class MoveCalls(testtools.TestCase):

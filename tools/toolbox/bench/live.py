@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from tools.toolbox.bench.bare import BareGuest
@@ -85,12 +86,21 @@ class Lives:
         if self.on.show(guest)["host"] != to or ticks.backwards or not goes_on:
             raise RuntimeError(f"{guest} is not as it should be on {to}: its counter "
                                f"{'went back' if ticks.backwards else 'stopped'} at {ticks.last}: "
-                               f"{ticks.backwards}")
+                               f"{ticks.backwards}\n{self._seen(guest)}")
         self.ours.append(seconds)
         self.agent += told
         self.pauses.append(pause)
         self.bare += [one for one, _ in theirs]
         self.bare_pauses += [one for _, one in theirs]
+
+    def _seen(self, guest: str) -> str:
+        """What libvirt and the guest's console say on each host."""
+        told = []
+        for host in self.on.lab.hosts:
+            with closing(host.libvirt()) as connection:
+                states = {one.name(): one.state() for one in connection.listAllDomains()}
+            told.append(f"{host.name}: {states}\n{host.console(guest)[-2000:]}")
+        return "\n".join(told)
 
     def _tell(self) -> None:
         so_far = ""
