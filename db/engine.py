@@ -50,9 +50,9 @@ def open_engine(url: str, *, durable: bool = False) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection):
         # A write transaction from the start: no upgrade of a read lock can deadlock. Whoever only
-        # reads (execution option ``reads``) waits for no writer.
-        reads = connection.get_execution_options().get("reads")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        # reads, one statement (execution option ``reads``), waits for no writer, and needs none.
+        if not connection.get_execution_options().get("reads"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 

@@ -13,6 +13,11 @@ from compute.errors import Refused
 from db.journal import rows
 from db.journal.rows import Claim, OperationRow, StepRow
 
+# Built once: they are said many times for each step.
+OPERATION = sa.select(rows.operations).where(rows.operations.c.id == sa.bindparam("operation"))
+HOLDER = sa.select(rows.operations).where(rows.operations.c.lock == sa.bindparam("guest"))
+STEPS = sa.select(rows.steps).where(rows.steps.c.operation == sa.bindparam("operation"))
+FACT = sa.select(rows.facts.c.value).where(rows.facts.c.name == sa.bindparam("name"))
 # (kind, key, data) of a thing that a step is about to make
 NewClaim = tuple[str, str, Mapping[str, Any]]
 
@@ -47,10 +52,10 @@ class Journal:
         """
         table = rows.operations
         with self.engine.begin() as connection:
-            same = self._one(connection, sa.and_(
+            same = self._one(connection, sa.select(table).where(
                 table.c.verb == verb, table.c.guest == guest, table.c.request_id == request_id))
-            holder = self._one(connection, table.c.lock == guest)
-            waiting = self._one(connection, sa.and_(
+            holder = self._one(connection, HOLDER, guest=guest)
+            waiting = self._one(connection, sa.select(table).where(
                 table.c.guest == guest, table.c.waits_for.is_not(None)))
             if same is None and preempts:  # a second delete has nothing to add to the first
                 same = next((r for r in (holder, waiting) if r and r.verb == verb), None)
@@ -59,7 +64,7 @@ class Journal:
             if preempts:
                 for other in filter(None, (holder, waiting)):
                     self._preempt(connection, other, verb)
-                holder = self._one(connection, table.c.lock == guest)
+                holder = self._one(connection, HOLDER, guest=guest)
             blocker = None if preempts else waiting or holder
             if blocker is not None and not (blocker is holder and nearly_over(blocker)):
                 raise _busy(guest, blocker)
@@ -88,11 +93,11 @@ class Journal:
         """Give a waiting operation its guest's lock, if nobody holds it. Returns success."""
         table = rows.operations
         with self.engine.begin() as connection:
-            row = self._one(connection, table.c.id == operation)
+            row = self._one(connection, OPERATION, operation=operation)
             if row is None or not row.active:
                 return False
             if row.lock is None:
-                if self._one(connection, table.c.lock == row.guest) is not None:
+                if self._one(connection, HOLDER, guest=row.guest) is not None:
                     return False
                 connection.execute(table.update().where(table.c.id == operation).values(
                     lock=row.guest, waits_for=None, updated=self.now()))
@@ -106,7 +111,7 @@ class Journal:
     def get(self, operation: str) -> OperationRow | None:
         """One operation by id, None if there is none."""
         with self._reads.connect() as connection:
-            return self._one(connection, rows.operations.c.id == operation)
+            return self._one(connection, OPERATION, operation=operation)
 
     def find(self, *, guest: str | None = None, active: bool | None = None,
              limit: int = 1000) -> list[OperationRow]:
@@ -118,7 +123,7 @@ class Journal:
         if active is not None:
             query = query.where(table.c.active == active)
         with self._reads.connect() as connection:
-            return [OperationRow(**r._mapping) for r in connection.execute(query)][::-1]
+            return [OperationRow(*r) for r in connection.execute(query)][::-1]
 
     def update(self, operation: str, **values: Any) -> None:
         """Set columns of an operation. An ended state also frees the guest's lock."""
@@ -142,10 +147,8 @@ class Journal:
     # -- steps --------------------------------------------------------------------------------
     def steps(self, operation: str) -> list[StepRow]:
         """The steps of an operation that were begun, in order, conclusion last."""
-        table = rows.steps
-        query = sa.select(table).where(table.c.operation == operation)
         with self._reads.connect() as connection:
-            found = [StepRow(**r._mapping) for r in connection.execute(query)]
+            found = [StepRow(*r) for r in connection.execute(STEPS, {"operation": operation})]
         return sorted(found, key=lambda r: (r.phase != rows.FORWARD, r.seq))
 
     def intend(self, operation: str, phase: str, seq: int, name: str,
@@ -202,7 +205,7 @@ class Journal:
         if guest is not None:
             query = query.where(rows.claims.c.guest == guest)
         with self._reads.connect() as connection:
-            return [Claim(**r._mapping) for r in connection.execute(query)]
+            return [Claim(*r) for r in connection.execute(query)]
 
     def claim(self, kind: str, key: str, guest: str, operation: str, data: Mapping[str, Any],
               ) -> None:
@@ -231,8 +234,7 @@ class Journal:
     def fact(self, name: str) -> Any:
         """A small fact about this host, None if never written."""
         with self._reads.connect() as connection:
-            return connection.execute(
-                sa.select(rows.facts.c.value).where(rows.facts.c.name == name)).scalar()
+            return connection.execute(FACT, {"name": name}).scalar()
 
     def set_fact(self, name: str, value: Any) -> None:
         """Write down a small fact about this host."""
@@ -244,14 +246,14 @@ class Journal:
                 connection.execute(table.insert().values(name=name, **values))
 
     def _row(self, connection: Connection, operation: str) -> OperationRow:
-        row = self._one(connection, rows.operations.c.id == operation)
+        row = self._one(connection, OPERATION, operation=operation)
         if row is None:
             raise KeyError(f"Operation {operation} is not in the journal.")
         return row
 
-    def _one(self, connection: Connection, where: sa.ColumnElement) -> OperationRow | None:
-        row = connection.execute(sa.select(rows.operations).where(where)).first()
-        return OperationRow(**row._mapping) if row is not None else None
+    def _one(self, connection: Connection, query: sa.Select, **values: str) -> OperationRow | None:
+        row = connection.execute(query, values).first()
+        return OperationRow(*row) if row is not None else None
 
 
 def _busy(guest: str, holder: OperationRow) -> Refused:

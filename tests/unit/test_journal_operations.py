@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -232,6 +233,14 @@ class ClaimTest(JournalTest):
         for value in ("a", "b", {"n": [1]}):
             self.journal.set_fact("boot_id", value)
             self.assertEqual(value, self.journal.fact("boot_id"))
+
+
+class RowTest(testtools.TestCase):
+    def test_rows_are_read_by_the_order_of_their_columns(self):
+        for made, table in ((rows.OperationRow, rows.operations), (rows.StepRow, rows.steps),
+                            (rows.Claim, rows.claims)):
+            self.assertEqual([column.name for column in table.columns],
+                             [field.name for field in dataclasses.fields(made)])
 
 
 class FileTest(JournalTest):
