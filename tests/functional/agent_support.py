@@ -31,7 +31,7 @@ from control.objects import Call
 from control.objects.instances import load
 from control.servers import SENT_ALL, C
 from db.control import instances
-from tests.functional.control_support import FAR, new_transport, start_control
+from tests.functional.control_support import FAR, lay_database, new_transport, start_control
 from tests.waiting import PATIENCE, Haste, wait_until
 from virt.fake import FakeDriver
 
@@ -182,6 +182,7 @@ class Cloud(fixtures.Fixture):
                  network_service="embedded", report_interval=FAR, audit_interval=FAR,
                  control__service_down_time=FAR, control__resend_after=FAR,
                  timeouts__stop=int(PATIENCE), **self.options)
+        lay_database(self.root)
         self.transport = new_transport()
         self.images = LocalImages(cfg.CONF.image_dir)
         self.control = start_control(self.transport, self.images)

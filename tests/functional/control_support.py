@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -37,6 +38,24 @@ def new_transport() -> Any:
     """A broker of its own in this process: messages that a test leaves go with it."""
     oslo_messaging.set_transport_defaults(control_exchange="nova")
     return oslo_messaging.get_rpc_transport(cfg.CONF, "inproc://")
+
+
+@functools.cache
+def _migrated() -> bytes:
+    """An SQLite database of a control plane at its newest revision."""
+    with tempfile.TemporaryDirectory(prefix="magnetar-db-") as directory:
+        path = os.path.join(directory, "control.sqlite")
+        service.open_database(f"sqlite:///{path}").dispose()
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def lay_database(directory: str) -> str:
+    """A control plane's SQLite database, migrated once for this process; returns its URL."""
+    path = os.path.join(directory, "control.sqlite")
+    with open(path, "wb") as file:
+        file.write(_migrated())
+    return f"sqlite:///{path}"
 
 
 class PostgreSQL:
@@ -327,9 +346,8 @@ class ControlTest(testtools.TestCase):
         for name, value in (("host", "control"), ("state_path", self.dir)):
             cfg.CONF.set_override(name, value)
             self.addCleanup(cfg.CONF.clear_override, name)
-        url = f"sqlite:///{self.dir}/control.sqlite"
-        if self.database == "postgresql":
-            url = self.useFixture(PostgreSQLDatabase()).url
+        url = self.useFixture(PostgreSQLDatabase()).url if self.database == "postgresql" \
+            else lay_database(self.dir)
         for name, value in (("database", url), ("service_down_time", FAR), ("resend_after", FAR)):
             cfg.CONF.set_override(name, value, "control")
             self.addCleanup(cfg.CONF.clear_override, name, "control")
