@@ -24,6 +24,10 @@ VERBS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
                                                     "block_device_info": None}),
     "hard-reboot": ((states.ACTIVE, states.STOPPED, states.ERROR), states.REBOOTING_HARD,
                     {"reboot_type": "HARD", "block_device_info": None}),
+    "pause": ((states.ACTIVE,), states.PAUSING, {}),
+    "unpause": ((states.PAUSED,), states.UNPAUSING, {}),
+    "suspend": ((states.ACTIVE,), states.SUSPENDING, {}),
+    "resume": ((states.SUSPENDED,), states.RESUMING, {}),
 }
 METHODS = {"spawn": "build_and_run_instance", "delete": "terminate_instance"}
 

@@ -12,7 +12,7 @@ from compute.recovery.invariants import HAS_DISKS
 from db.journal import rows
 from tests.simulation.host import FOREIGN, Host
 
-MAY_STOP = (states.DELETING, states.POWERING_OFF, states.RESIZE_MIGRATING, states.RESIZE_FINISH,
+MAY_STOP = (states.DELETING, states.POWERING_OFF, states.SUSPENDING, states.RESIZE_MIGRATING, states.RESIZE_FINISH,
             states.RESIZE_REVERTING)
 ORDER = {rows.ACCEPTED: 0, rows.RUNNING: 1, rows.UNDOING: 2, rows.CONCLUDING: 3, rows.DONE: 4,
          rows.UNDONE: 4}
@@ -50,7 +50,8 @@ class Watch:
         if what == "on":
             self._on(host, uuid)
         elif what == "pause":
-            if self._tenants(host, fields) and fields["task_state"] != states.MIGRATING:
+            if self._tenants(host, fields) and fields["task_state"] not in (
+                    states.MIGRATING, states.PAUSING):
                 raise Violation(f"P5: {uuid[:8]} is paused and nobody asked for it")
         elif what == "off":
             if self._tenants(host, fields) and not self._starting(host, uuid):
