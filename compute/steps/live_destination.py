@@ -207,7 +207,7 @@ class Arrival(Step):
         if here is End.ABSENT:
             waits = silent < run.world.conf.migration_lease_seconds \
                 if source is End.UNKNOWN else active and not run.signals.abort
-            if waits:
+            if waits and not (source in (End.OFF, End.ABSENT) and evacuated(run)):
                 return False
             self.gives_up(run, silent)
         if state is not None and state.reason == "postcopy_failed" \
@@ -279,7 +279,9 @@ class Arrival(Step):
             raise Aborted(f"The source took the migration back: {run.signals.abort}.")
         raise Failed(
             f"Guest {run.row.guest} did not come: its host {source_of(run)} "
-            + ("has ended the migration." if silent < 1 else f"is silent for {silent:.0f} s."),
+            + (f"is silent for {silent:.0f} s." if silent >= 1
+               else "was lost, and it is evacuated." if evacuated(run)
+               else "has ended the migration."),
             now="What was prepared here is undone.", code="lease_over")
 
     def stop(self, run: Run) -> None:
@@ -288,6 +290,12 @@ class Arrival(Step):
         if not run.wait(lambda: run.world.driver.state(run.row.guest) is None, STILL_SECONDS,
                         heed=False):
             run.world.driver.power_off(run.row.guest)
+
+
+def evacuated(run: Run) -> bool:
+    """Whether the guest is started anew after the loss of its host, whose half waits for that: both
+    halves would wait, and the evacuation for this one if it is to come here."""
+    return reread(run) and data(run.instance).get("task_state") in states.EVACUATING
 
 
 class Arrived(Step):

@@ -193,6 +193,23 @@ class SimulationFindsOfMoves(testtools.TestCase):
         self.assertEqual(states.RESIZE_PREP, hosts.conductor.fields(GUEST)["task_state"])
         self.until(hosts, lambda: hosts.conductor.fields(GUEST)["task_state"] is None)
 
+    def test_the_destination_of_a_lost_guest_gives_way_to_its_evacuation(self):
+        """The destination waited for the source, back again, whose half waited for the evacuation,
+        which the destination refused since it was busy."""
+        hosts = self.hosts()
+        hosts.fabric.set(samples=300)
+        ways.live(hosts)
+        self.until(hosts, lambda: (hosts.fabric.move(GUEST) or {}).get("phase") == "precopy")
+        driver = hosts.world("host1").driver
+        driver.abort_job(GUEST)
+        fakes.power_cut(driver)
+        hosts.kill("host1", 20)
+        ways.instance(hosts, task_state=states.REBUILDING)
+        self.until(hosts, lambda: self.states(hosts, "host2", "live_in") == [rows.UNDONE])
+        self.until(hosts, lambda: "host1" in hosts.agents)
+        [waits] = self.states(hosts, "host1", "live_out")
+        self.assertNotIn(waits, rows.ENDED)
+
     # -- records -------------------------------------------------------------------------------
     def test_the_next_migration_is_not_completed_with_the_last(self):
         """The destination of a live migration marked the guest's newest migration."""
