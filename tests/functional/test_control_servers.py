@@ -11,9 +11,9 @@ from compute.rpc import primitives
 from compute.rpc.primitives import data
 from db.control import services
 from db.control.types import utcnow
-from tests.functional.control_support import FAR, ControlTest, nova_errors
+from tests.functional.control_support import FAR, ControlTest, nova_errors, terminate
 from tests.modes import DATABASE, once
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 class ServersTest(ControlTest):
@@ -159,7 +159,16 @@ class LifeTest(ServersTest):
     def test_delete_during_another_verb(self):
         self.active()
         self.control.server_stop("one")
+        asked = threading.Event()  # so that it is not gone before it can be looked at
+
+        def held(agent, context, args):
+            asked.wait(PATIENCE)
+            terminate(agent, context, args)
+
+        self.host.script["terminate_instance"] = held
+        self.addCleanup(asked.set)
         self.assertEqual("deleting", self.control.server_delete("one")["task_state"])
+        asked.set()
         wait_until(lambda: not self.control.server_list())
 
     def test_delete_before_a_host_has_it_is_done_here(self):
