@@ -115,7 +115,7 @@ class ChangeTest(Base):
         guest = self.boot()
         self.migrate(guest)
         self.moving(guest)
-        self.assertEqual(100, self.sped(guest)[1])  # as it begins
+        self.assertEqual(200, self.sped(guest)[1])  # as it begins
         self.one.verbs.migration_set(guest, max_pause=40)
         self.wait(lambda: self.sped(guest)[1] == 40)
 

@@ -56,15 +56,17 @@ class Lives:
                     say(f"{self.kind}: emulation spoilt {spoilt}; it is replaced")
 
     def _with(self, guest: str, bare: BareGuest) -> None:
+        here = self.on.show(guest)["host"]
+        [there] = {host.name for host in self.on.lab.hosts} - {here}
         # The first one there finds no image in the cache.
-        for other in ("host2", "host1"):
-            self.on.timed("server.live_migrate", guest, "active", host=other)
+        for host in (there, here):
+            self.on.timed("server.live_migrate", guest, "active", host=host)
         logs = {host.name: host.instances / guest / "console.log" for host in self.on.lab.hosts}
-        to = "host1"
+        to = here
         with Ticks(logs) as ticks:
             self.followed.append(ticks)
             while len(self.ours) < self.count:
-                to = "host2" if to == "host1" else "host1"
+                to = there if to == here else here
                 if len(self.ours) % TELL_EVERY == 0:
                     self._tell()
                 self._one(guest, bare, to, ticks)

@@ -223,13 +223,10 @@ def overlap(spans: Sequence[tuple[float, float]]) -> int:
     return most
 
 
-def measure(parts: Sequence[str], migrations: int, rounds: int,
-            guests: int) -> tuple[list[Pair], list[Figure]]:
+def measure(parts: Sequence[str], migrations: int, rounds: int, guests: int, pairs: list[Pair],
+            figures: list[Figure]) -> None:
     """All of PARTS that are named: all verbs ``rounds`` times, so many live migrations of each
-    kind, a drain."""
-    pairs: list[Pair] = []
-    figures: list[Figure] = []
-
+    kind, a drain. Each result is added as soon as it is there."""
     def lives(on: Stage, shared: bool) -> None:
         made = live(on, migrations, shared)
         pairs.extend(made.pairs())
@@ -248,7 +245,6 @@ def measure(parts: Sequence[str], migrations: int, rounds: int,
         say("two hosts that share their disks")
         with stage(shared=True) as on:
             lives(on, shared=True)
-    return pairs, figures
 
 
 def main() -> int:
@@ -268,12 +264,16 @@ def main() -> int:
         print(f"tools/bench moves: {reason}. Nothing was measured.", file=sys.stderr)
         return 1
     few = words.quick
-    pairs, figures = measure(words.only or PARTS, words.migrations or (4 if few else 10),
-                             1 if few else 3, 4 if few else 10)
-    if words.format == "json":
-        print(as_json(figures, pairs))
-    else:
-        print("\n\n".join([pairs_table(pairs)] * bool(pairs) + [table(figures)] * bool(figures)))
+    pairs: list[Pair] = []
+    figures: list[Figure] = []
+    try:
+        measure(words.only or PARTS, words.migrations or (4 if few else 10), 1 if few else 3,
+                4 if few else 10, pairs, figures)
+    finally:  # what was measured in an hour is not lost to what fails afterwards
+        if words.format == "json":
+            print(as_json(figures, pairs))
+        else:
+            print(f"{pairs_table(pairs)}\n\n{table(figures)}")
     return 0
 
 
