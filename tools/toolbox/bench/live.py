@@ -7,6 +7,8 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import libvirt
+
 from tools.toolbox.bench.bare import BareGuest
 from tools.toolbox.bench.figures import Figure, Pair, say
 from tools.toolbox.bench.stage import LOADED, Stage, two
@@ -15,6 +17,7 @@ from tools.toolbox.ticks import Ticks
 
 PAIRED = 20  # live migrations that are done by bare libvirt as well
 TELL_EVERY = 10
+CRASHED = [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED]
 CALLS = "migrateToURI3, the same flags"
 
 
@@ -77,14 +80,16 @@ class Lives:
         if len(self.bare) < PAIRED:
             theirs = [(bare.live(to, self.shared), self.on.pause_ms(to, bare.uuid))]
         began = time.time()
-        seconds = self.on.timed("server.live_migrate", guest, "active", host=to)
+        try:
+            seconds = self.on.timed("server.live_migrate", guest, "active", host=to)
+        except RuntimeError:
+            self._sound(guest)
+            raise
         told = [one["seconds"] for one in self.on.operations(guest, began)
                 if one["verb"] == "live_out"]
         pause = self.on.pause_ms(to, guest)
         goes_on = ticks.wait(1, 60)
-        for name, uuid in (("Magnetar's guest", guest), ("bare libvirt's guest", "bare")):
-            if any(broken(host.console(uuid)) for host in self.on.lab.hosts):
-                raise Spoilt(name)
+        self._sound(guest)
         if self.on.show(guest)["host"] != to or ticks.backwards or not goes_on:
             raise RuntimeError(f"{guest} is not as it should be on {to}: its counter "
                                f"{'went back' if ticks.backwards else 'stopped'} at {ticks.last}: "
@@ -94,6 +99,17 @@ class Lives:
         self.pauses.append(pause)
         self.bare += [one for one, _ in theirs]
         self.bare_pauses += [one for _, one in theirs]
+
+    def _sound(self, guest: str) -> None:
+        """Raises Spoilt when a guest's kernel panicked, or its emulated CPU gave up."""
+        for host in self.on.lab.hosts:
+            for name, uuid in (("Magnetar's guest", guest), ("bare libvirt's guest", "bare")):
+                if broken(host.console(uuid)):
+                    raise Spoilt(name)
+            with closing(host.libvirt()) as connection:
+                if any(domain.UUIDString() == guest and domain.state() == CRASHED
+                       for domain in connection.listAllDomains()):
+                    raise Spoilt("Magnetar's guest")
 
     def _seen(self, guest: str) -> str:
         """What libvirt and the guest's console say on each host."""

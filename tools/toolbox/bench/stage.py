@@ -83,6 +83,8 @@ class Stage:
             now = self.show(guest)
             if now["vm_state"] == "error" and state != "error":
                 raise RuntimeError(f"guest {now['name']} is in error: {now['fault']}")
+            if now["vm_state"] == "stopped" and state == "active" and not now["task_state"]:
+                raise RuntimeError(f"guest {now['name']} went off by itself")
             return now["vm_state"] == state and not now["task_state"] and \
                 not any(agent.call("op.list", guest=guest) for agent in self.agents.values())
 
