@@ -167,6 +167,23 @@ class Driver(Protocol):
     def sync_time(self, uuid: str) -> bool:
         """Set a running guest's clock through its agent; False when no agent answers."""
 
+    # -- tended by its owner ------------------------------------------------------------------
+    def inject_nmi(self, uuid: str) -> None:
+        """Send a running or paused guest a non-maskable interrupt. Not idempotent. Raises
+        Refused(code='invalid_state') when it does not run, Failed(code='unsupported')."""
+
+    def create_rescue_disks(self, guest: Guest, image: Image, base: CachedImage,
+                            secrets: Mapping[str, str]) -> tuple[Disk, ...]:
+        """Make the disks of another system beside the guest's own, from ``base``; the properties of
+        ``image`` may say where it goes. Returns all disks that the guest has while it is rescued,
+        in their order. Raises Failed(code='image_unacceptable'), Retryable(code='disk_full')."""
+
+    def rescue_disks(self, uuid: str) -> tuple[Disk, ...]:
+        """What :meth:`create_rescue_disks` returned; empty when there is no rescue system."""
+
+    def delete_rescue_disks(self, uuid: str) -> None:
+        """Remove the rescue system's disks. Quiet if there are none."""
+
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:
         """Raise Failed(code='disk_shrink') when the guest's disks are larger than the flavor."""

@@ -22,11 +22,12 @@ from virt.driver import Cancel, ImageSource, Progress
 from virt.fake_moves import ON, FakeMoves
 from virt.fake_size import FakeSize
 from virt.fake_state import Hook, hooked, replace
+from virt.fake_tended import FakeTended
 
 __all__ = ["FakeDriver", "hooked", "replace"]
 
 
-class FakeDriver(FakeMoves, FakeSize):
+class FakeDriver(FakeMoves, FakeSize, FakeTended):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.

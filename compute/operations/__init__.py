@@ -1,6 +1,7 @@
 """The table of contents of the product: one verb, one file."""
 
 from compute.engine.operation import Operation
+from compute.operations.crash_dump import CrashDump
 from compute.operations.delete import Delete
 from compute.operations.evacuate import Evacuate
 from compute.operations.live_in import LiveIn
@@ -8,6 +9,7 @@ from compute.operations.live_out import LiveOut
 from compute.operations.pause import Pause
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
+from compute.operations.rescue import Rescue
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
 from compute.operations.resize_in import ResizeIn
@@ -20,6 +22,7 @@ from compute.operations.start import Start
 from compute.operations.stop import Stop
 from compute.operations.suspend import Suspend
 from compute.operations.unpause import Unpause
+from compute.operations.unrescue import Unrescue
 from compute.operations.unsupported import Unsupported
 from compute.operations.vacate import Vacate
 
@@ -28,5 +31,6 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
+        CrashDump(), Rescue(), Unrescue(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

@@ -146,6 +146,9 @@ def _power(facts: GuestFacts, vm_state: str | None) -> list[Finding]:
     if (running or paused) and any(claim.kind == "unplugged" for claim in facts.claims):
         found.append(Finding("devices", uuid, "It runs without devices that were unplugged when "
                              "it was suspended.", hard))
+    if vm_state == states.RESCUED and not running:
+        found.append(Finding("power", uuid, "It is rescued and does not run.",
+                             f"magnetar server unrescue {uuid}"))
     if vm_state == states.STOPPED and running:
         found.append(Finding("power", facts.uuid, "It is stopped in the control plane and runs: "
                              "somebody started it behind our back.",

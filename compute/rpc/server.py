@@ -18,6 +18,7 @@ from compute.manager import Manager
 from compute.model import wire
 from compute.rpc.contract import METHODS, VERSION, Method
 from compute.rpc.exceptions import to_nova
+from compute.rpc.guests import GuestHandlers
 from compute.rpc.moves import MoveHandlers
 from compute.rpc.primitives import data, objects
 from db.journal import OperationRow
@@ -34,7 +35,7 @@ def as_dict(context: Any) -> dict[str, Any]:
     return dict(context.to_dict() if hasattr(context, "to_dict") else context or {})
 
 
-class Handlers(MoveHandlers):
+class Handlers(GuestHandlers, MoveHandlers):
     """What the agent does for each method that it can carry out: ``method(context, args)``."""
 
     def __init__(self, manager: Manager):
