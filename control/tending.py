@@ -6,14 +6,16 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from compute.errors import MagnetarError, Refused
 from compute.model import states
 from compute.model.guest import Image
+from compute.rpc import primitives
 from compute.rpc.serializer import Context
-from control.common import context_for
+from control.common import NOTHING, context_for
 from control.messages import Computes
 from control.objects import Call
 from control.objects.instances import load
-from control.refusals import refusal
+from control.refusals import not_ready, refusal
 from db.control import instances, records
 from db.control.store import Store
 from db.control.tables import instances as table
@@ -23,6 +25,7 @@ C = table.c
 SENT = ("metadata", "system_metadata")
 SENT_SHOWN = (*SENT, "info_cache", "security_groups")
 SENT_RESCUE = (*SENT_SHOWN, "flavor", "old_flavor", "new_flavor")
+WORDS = {"trigger_crash_dump": "interrupt", "changePassword": "set the password of"}
 DUMPED = (states.ACTIVE, states.PAUSED, states.RESCUED, states.RESIZED, states.ERROR)
 
 
@@ -69,17 +72,67 @@ class Tending:
         return self._act(server, "unrescue", (states.RESCUED,), (None,), states.UNRESCUING,
                          "unrescue_instance", SENT_SHOWN, {}, request_id)
 
+    def server_set_password(self, server: str, password: str,
+                            request_id: str | None = None) -> None:
+        """Set the password of a server's administrator, through the agent in it.
+
+        :raises Refused: ``bad_password``, ``busy``, ``bad_state``, and what the host refuses.
+        """
+        if not isinstance(password, str) or not password or not password.isprintable():
+            raise Refused("That cannot be a password.", now=NOTHING, code="bad_password",
+                          next="Use printable characters.")
+        verb, context, row = "changePassword", context_for(request_id), self._find(server)
+        if request_id and self._asked(row["uuid"], verb, request_id):
+            return
+        instance = self._ready(context, row, verb, (states.ACTIVE,),
+                               task=states.UPDATING_PASSWORD)
+        try:
+            self.computes.call_long(context, row["host"], "set_admin_password",
+                                    instance=instance, new_pass=password)
+        except MagnetarError:
+            self._no_task(row["uuid"])  # when the host did not hear it, nobody else does that
+            raise
+
+    def _no_task(self, uuid: str) -> None:
+        with self.store.begin() as connection:
+            instances.save(connection, uuid, {"task_state": None},
+                           C.task_state == states.UPDATING_PASSWORD)
+
+    def server_diagnostics(self, server: str) -> Row:
+        """What a running server has used since it was started, as its host counts it: memory in
+        MiB, time of CPUs in nanoseconds.
+
+        :raises Refused: ``not_ready`` when it has no host yet; when it does not run.
+        """
+        row = self._find(server)
+        if not row["host"]:
+            raise not_ready(row, "measure")
+        context = context_for()
+        with self.store.begin() as connection:
+            instance = load(Call(connection, context), C.uuid == row["uuid"],
+                            attrs=SENT_SHOWN)[0]
+        return plain(self.computes.call(context, row["host"], "get_instance_diagnostics",
+                                        instance=instance))
+
     def _ready(self, context: Context, row: Row, verb: str, vm_states: Sequence[str],
-               attrs: Sequence[str] = SENT) -> Row:
-        """The server as its host is told of it, for a verb that sets no task; the action is noted.
+               task: str | None = None) -> Row:
+        """The server as its host is told of it, with ``task`` as its task; the action is noted.
 
         :raises Refused: ``busy``, ``bad_state``, ``not_ready``.
         """
         with self.store.begin() as connection:
-            now = instances.get(connection, row["uuid"])
-            if now is None or now["deleted"] or now["task_state"] is not None \
-                    or now["vm_state"] not in vm_states or not now["host"]:
-                raise refusal(now, row, verb.replace("_", " "), vm_states, (None,))
+            where = (instances.matches(C.vm_state, vm_states), C.task_state.is_(None),
+                     C.host.is_not(None))
+            if instances.save(connection, row["uuid"], {"task_state": task}, *where) is None:
+                raise refusal(instances.get(connection, row["uuid"]), row, WORDS[verb], vm_states,
+                              (None,))
             records.start_action(connection, verb, row["uuid"], context.request_id or "",
                                  context.user_id, context.project_id)
-            return load(Call(connection, context), C.uuid == row["uuid"], attrs=attrs)[0]
+            return load(Call(connection, context), C.uuid == row["uuid"], attrs=SENT)[0]
+
+
+def plain(value: Any) -> Any:
+    """Objects as plain dicts, in whatever depth."""
+    if primitives.is_object(value):
+        return {name: plain(field) for name, field in primitives.data(value).items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value

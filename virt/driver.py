@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from compute.model.diagnostics import Diagnostics
 from compute.model.guest import (
     CachedImage,
     Disk,
@@ -171,6 +172,21 @@ class Driver(Protocol):
     def inject_nmi(self, uuid: str) -> None:
         """Send a running or paused guest a non-maskable interrupt. Not idempotent. Raises
         Refused(code='invalid_state') when it does not run, Failed(code='unsupported')."""
+
+    def diagnostics(self, uuid: str) -> Diagnostics:
+        """What a running domain has used, in a constant number of calls. Raises
+        Refused(code='not_running')."""
+
+    def set_password(self, uuid: str, user: str, password: str) -> None:
+        """Have the agent in a running guest set a user's password. Raises
+        Failed(code='agent_missing', 'password_refused'), Retryable(code='agent_unresponsive')."""
+
+    def freeze(self, uuid: str) -> None:
+        """Have the agent in a running guest write everything to its disks and let its file systems
+        stand still. Raises Failed(code='agent_missing'), Retryable(code='agent_unresponsive')."""
+
+    def thaw(self, uuid: str) -> None:
+        """Let the guest's file systems go on; quiet if they do. Raises as :meth:`freeze`."""
 
     def create_rescue_disks(self, guest: Guest, image: Image, base: CachedImage,
                             secrets: Mapping[str, str]) -> tuple[Disk, ...]:

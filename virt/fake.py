@@ -231,7 +231,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended):
         self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
         if not found.get("saved"):
             found["count"] = self.count_on_disk(uuid) or 0
-        self._write(uuid, {**found, "saved": False})
+        self._write(uuid, {**found, "saved": False, "frozen": False})
         self._set_power(uuid, power, "started")
         self.work(uuid)
 

@@ -7,6 +7,7 @@ from compute.operations.evacuate import Evacuate
 from compute.operations.live_in import LiveIn
 from compute.operations.live_out import LiveOut
 from compute.operations.pause import Pause
+from compute.operations.quiesce import Quiesce
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
 from compute.operations.rescue import Rescue
@@ -17,11 +18,13 @@ from compute.operations.resize_out import ResizeOut
 from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
 from compute.operations.resume import Resume
+from compute.operations.set_password import SetPassword
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
 from compute.operations.suspend import Suspend
 from compute.operations.unpause import Unpause
+from compute.operations.unquiesce import Unquiesce
 from compute.operations.unrescue import Unrescue
 from compute.operations.unsupported import Unsupported
 from compute.operations.vacate import Vacate
@@ -31,6 +34,6 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
-        CrashDump(), Rescue(), Unrescue(),
+        CrashDump(), Rescue(), Unrescue(), SetPassword(), Quiesce(), Unquiesce(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

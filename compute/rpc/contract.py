@@ -28,7 +28,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     "disk": (str,), "dest_check_data": (dict,), "block_migration": (bool, NoneType),
     "disk_over_commit": (bool, NoneType), "destroy_disks": (bool,), "flavor": (dict, NoneType),
     "disk_info": (str,), "rescue_password": (str, NoneType),
-    "rescue_image_ref": (str, NoneType), "image_ref": (str, NoneType), "recreate": (bool,),
+    "rescue_image_ref": (str, NoneType), "new_pass": (str, NoneType),
+    "mapping": (dict, list, NoneType), "image_ref": (str, NoneType), "recreate": (bool,),
 }
 
 

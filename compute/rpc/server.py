@@ -25,8 +25,6 @@ from db.journal import OperationRow
 
 LOG = logging.getLogger(__name__)
 TOPICS = ("compute", "compute-alt")
-# Calls before which nova-api sets a task_state; their caller is answered, and the task is cleared.
-SET_A_TASK = frozenset({"set_admin_password"})
 Handler = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
 
@@ -114,8 +112,7 @@ class Handlers(GuestHandlers, MoveHandlers):
 
     def unsupported(self, method: Method, context, args) -> None:
         """Answer a method that exists in 6.5 and is not carried out by this version."""
-        expects = method.kind == "cast" or method.name in SET_A_TASK
-        if expects and "instance" in method.args:
+        if method.kind == "cast" and "instance" in method.args:
             self._accept("unsupported", context, {**args, "method": method.name})
         raise NotImplementedError(f"{method.name} is not implemented by this compute service")
 

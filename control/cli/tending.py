@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from control.cli.base import Command
+from control.cli.base import Command, ShowOne, shown, usage
 from control.cli.server import Verb, add_wait
 from control.cli.wait import wait_for
 
@@ -51,3 +52,36 @@ class Unrescue(Verb):
     """Let rescued servers boot their own systems again"""
 
     method, wanted, awaited = "server.unrescue", "active", "they are active"
+
+
+class Set(Command):
+    """Set the password of a server's administrator, through the agent in it"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """As openstackclient names it."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("server", metavar="SERVER", help="Name or ID.")
+        parser.add_argument("--password", metavar="PASSWORD", help="The new password.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """When it returns, the password is set."""
+        if not parsed_args.password:
+            raise usage("--password is needed.")
+        self.client.call("server.set_password", server=parsed_args.server,
+                         password=parsed_args.password)
+        return 0
+
+
+class Diagnostics(ShowOne):
+    """Show what a running server has used since it was started"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """One server."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("server", metavar="SERVER", help="Name or ID.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        """Memory in MiB, time of CPUs in nanoseconds."""
+        return shown(self.client.call("server.diagnostics", server=parsed_args.server))

@@ -193,6 +193,6 @@ class EndpointTest(SharedTest):
 
     def test_a_call_that_is_not_carried_out_is_answered_so(self):
         error = self.assertRaises(
-            NotImplementedError, self.cloud.client().call, admin_context(), "get_diagnostics",
-            instance=self.cloud.instance(self.guest))
-        self.assertIn("get_diagnostics", str(error))
+            NotImplementedError, self.cloud.client().call, admin_context(),
+            "get_mks_console", console_type="x", instance=self.cloud.instance(self.guest))
+        self.assertIn("get_mks_console", str(error))

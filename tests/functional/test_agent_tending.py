@@ -1,4 +1,4 @@
-"""Guests that their owners tend to: crash dumps and rescue, through RPC, agent and fake driver."""
+"""Guests that their owners tend to: crash dumps and rescue, through RPC and fake driver."""
 
 from __future__ import annotations
 
