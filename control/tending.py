@@ -58,8 +58,10 @@ class Tending:
 
         :param image: name or id; without it the image that the server was made from.
         :param password: for the rescue system; one is made up without it.
-        :returns: the server, with ``admin_pass``.
+        :returns: the server, with ``admin_pass``; without when it was asked for before.
         """
+        if request_id and self._asked(self._find(server)["uuid"], "rescue", request_id):
+            return self.server_show(server)
         chosen = self._image(image).id if image else None
         word = password or secrets.token_urlsafe(9)
         args = {"rescue_password": word, "rescue_image_ref": chosen, "clean_shutdown": True}

@@ -168,6 +168,10 @@ class RescueTest(TendingTest):
         uuid = self.cloud.boot("own")
         first, second = self.rescue(uuid)["admin_pass"], None
         self.assertGreaterEqual(len(first), 12)
+        self.control.server_unrescue(uuid)
+        self.cloud.wait_for(uuid, states.ACTIVE)
+        first = self.rescue(uuid, request_id="req-rescue")["admin_pass"]
+        self.assertNotIn("admin_pass", self.control.server_rescue(uuid, request_id="req-rescue"))
         found = json.loads((self.host.driver.place / uuid / "disk.rescue").read_text())
         self.assertIn(self.cloud.show(uuid)["image_id"], found["base"])
         self.unrescue(uuid)

@@ -83,7 +83,7 @@ def _padded(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
 
 
-def build_initrd(modules: kernel.Modules, inside: Path) -> bytes:
+def build_initrd(modules: kernel.Modules, unpacked: Path) -> bytes:
     """The whole user space of the guest: busybox, modules, the files below root/, and the agent,
     which only starts when somebody starts it."""
     initrd = Initrd()
@@ -97,7 +97,7 @@ def build_initrd(modules: kernel.Modules, inside: Path) -> bytes:
             initrd.link(f"bin/{applet}", "busybox")
     initrd.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")
     initrd.file("etc/group", b"root:x:0:\n")
-    for path, content in agent.files(inside):
+    for path, content in agent.files(unpacked):
         initrd.file(path, content, executable=True)
     order = modules.load_order(MODULES)
     for module in order:
