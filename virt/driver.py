@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from compute.model.diagnostics import Diagnostics
 from compute.model.guest import (
     CachedImage,
     Disk,
@@ -166,6 +167,38 @@ class Driver(Protocol):
 
     def sync_time(self, uuid: str) -> bool:
         """Set a running guest's clock through its agent; False when no agent answers."""
+
+    # -- tended by its owner ------------------------------------------------------------------
+    def inject_nmi(self, uuid: str) -> None:
+        """Send a running or paused guest a non-maskable interrupt. Not idempotent. Raises
+        Refused(code='invalid_state') when it does not run, Failed(code='unsupported')."""
+
+    def diagnostics(self, uuid: str) -> Diagnostics:
+        """What a running domain has used, in a constant number of calls. Raises
+        Refused(code='not_running')."""
+
+    def set_password(self, uuid: str, user: str, password: str) -> None:
+        """Have the agent in a running guest set a user's password. Raises
+        Failed(code='agent_missing', 'password_refused'), Retryable(code='agent_unresponsive')."""
+
+    def freeze(self, uuid: str) -> None:
+        """Have the agent in a running guest write everything to its disks and let its file systems
+        stand still. Raises Failed(code='agent_missing'), Retryable(code='agent_unresponsive')."""
+
+    def thaw(self, uuid: str) -> None:
+        """Let the guest's file systems go on; quiet if they do. Raises as :meth:`freeze`."""
+
+    def create_rescue_disks(self, guest: Guest, image: Image, base: CachedImage,
+                            secrets: Mapping[str, str]) -> tuple[Disk, ...]:
+        """Make the disks of another system beside the guest's own, from ``base``; the properties of
+        ``image`` may say where it goes. Returns all disks that the guest has while it is rescued,
+        in their order. Raises Failed(code='image_unacceptable'), Retryable(code='disk_full')."""
+
+    def rescue_disks(self, uuid: str) -> tuple[Disk, ...]:
+        """What :meth:`create_rescue_disks` returned; empty when there is no rescue system."""
+
+    def delete_rescue_disks(self, uuid: str) -> None:
+        """Remove the rescue system's disks. Quiet if there are none."""
 
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:

@@ -22,11 +22,12 @@ from virt.driver import Cancel, ImageSource, Progress
 from virt.fake_moves import ON, FakeMoves
 from virt.fake_size import FakeSize
 from virt.fake_state import Hook, hooked, replace
+from virt.fake_tended import FakeTended
 
 __all__ = ["FakeDriver", "hooked", "replace"]
 
 
-class FakeDriver(FakeMoves, FakeSize):
+class FakeDriver(FakeMoves, FakeSize, FakeTended):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.
@@ -230,7 +231,7 @@ class FakeDriver(FakeMoves, FakeSize):
         self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
         if not found.get("saved"):
             found["count"] = self.count_on_disk(uuid) or 0
-        self._write(uuid, {**found, "saved": False})
+        self._write(uuid, {**found, "saved": False, "frozen": False})
         self._set_power(uuid, power, "started")
         self.work(uuid)
 

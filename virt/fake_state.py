@@ -203,7 +203,8 @@ class FakeState:
         "cached_image", "fetch_image", "check_image", "create_disks", "delete_disks",
         "quarantine_disks", "sweep", "check_resize",
         "set_aside_disks", "bring_back_disks", "aside_disks", "delete_aside_disks", "copy_disks",
-        "grow_disks", "host_uptime"})
+        "grow_disks", "host_uptime",
+        "create_rescue_disks", "rescue_disks", "delete_rescue_disks"})
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None, hostname: str,
                  fabric: str | os.PathLike | None, shared: bool):

@@ -128,6 +128,13 @@ OPTS = [
         "another reason are never touched. On, a guest whose storage keeps failing writes to it "
         "again and again.",
     ),
+    cfg.IntOpt(
+        "rescue_timeout",
+        default=0,
+        min=0,
+        help="Seconds after which a rescued guest boots its own system again by itself; 0 waits "
+        "for ever, as in Nova. Short values throw people out of a rescue that they work in.",
+    ),
     cfg.BoolOpt(
         "force_config_drive",
         default=False,

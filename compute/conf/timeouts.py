@@ -52,6 +52,14 @@ OPTS = [
         "etc/systemd).",
     ),
     cfg.IntOpt(
+        "frozen",
+        default=300,
+        min=10,
+        help="Seconds that a guest's file systems stand still for a snapshot of its disks when "
+        "nobody says that they may go on; then they do, and a snapshot that is still being made "
+        "may be of different moments. Programs in the guest wait for their disks all that time.",
+    ),
+    cfg.IntOpt(
         "operator",
         default=86400,
         min=60,

@@ -166,8 +166,8 @@ class CachedImage:
 class Disk:
     """One disk of a guest on this host, as written to its ``disks.json`` and trusted afterwards.
 
-    ``role`` is root, ephemeral, swap or config. ``format`` is never probed again (a guest can
-    write its own header). ``size`` in bytes.
+    ``role`` is root, ephemeral, swap, config or rescue. ``format`` is never probed again (a guest
+    can write its own header). ``size`` in bytes.
     """
 
     role: str
@@ -175,6 +175,7 @@ class Disk:
     format: str
     size: int
     device: str = "disk"  # disk or cdrom
+    bus: str = ""  # where it is not the guest's usual one for such a device
 
 
 @dataclass(frozen=True)

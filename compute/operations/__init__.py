@@ -1,13 +1,16 @@
 """The table of contents of the product: one verb, one file."""
 
 from compute.engine.operation import Operation
+from compute.operations.crash_dump import CrashDump
 from compute.operations.delete import Delete
 from compute.operations.evacuate import Evacuate
 from compute.operations.live_in import LiveIn
 from compute.operations.live_out import LiveOut
 from compute.operations.pause import Pause
+from compute.operations.quiesce import Quiesce
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
+from compute.operations.rescue import Rescue
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
 from compute.operations.resize_in import ResizeIn
@@ -15,11 +18,14 @@ from compute.operations.resize_out import ResizeOut
 from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
 from compute.operations.resume import Resume
+from compute.operations.set_password import SetPassword
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
 from compute.operations.suspend import Suspend
 from compute.operations.unpause import Unpause
+from compute.operations.unquiesce import Unquiesce
+from compute.operations.unrescue import Unrescue
 from compute.operations.unsupported import Unsupported
 from compute.operations.vacate import Vacate
 
@@ -28,5 +34,6 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
+        CrashDump(), Rescue(), Unrescue(), SetPassword(), Quiesce(), Unquiesce(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

@@ -15,6 +15,7 @@ from compute.steps.disks import DisksPresent
 from compute.steps.domain import Domain, PowerOff, PowerOn, Shutdown
 from compute.steps.ports import Plug
 from compute.steps.record import Event, Fault, Finish, Record, Restore, publish
+from compute.steps.rescue import RescueDisksGone
 from compute.steps.sleep import Discard
 
 SOFT = [states.REBOOTING, states.REBOOT_PENDING, states.REBOOT_STARTED]
@@ -53,6 +54,7 @@ class Reboot(Operation):
         Discard(),                # no saved memory: it boots
         PowerOn(),                # running
         Record(states.ACTIVE, TASKS),
+        RescueDisksGone(),        # what a rescue left that came to no end
         Finish(),                 # the tenant sees that it ended
     )
     final = "record"

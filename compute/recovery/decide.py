@@ -21,12 +21,12 @@ OFF = (states.SHUTDOWN, states.CRASHED)  # what a hypervisor is sure of; NOSTATE
 MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone is
 # Tasks of verbs that this version answers with "not implemented": their task is cleared.
 UNSUPPORTED_TASKS = {
-    "rescuing": "rescue_instance", "unrescuing": "unrescue_instance",
     "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
     "image_snapshot_pending": "snapshot_instance", "shelving": "shelve_instance",
 }
 AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor
-HERE = (states.ACTIVE, states.PAUSED, states.SUSPENDED)  # vm_states that need a domain
+# vm_states that need a domain
+HERE = (states.ACTIVE, states.PAUSED, states.SUSPENDED, states.RESCUED)
 CURABLE = ("ioerror",)  # why QEMU paused a guest that may go on when the cause is gone
 THAWS, THAW_SECONDS, DAY = 10, 60.0, 86400.0
 FROZEN = {
@@ -232,8 +232,9 @@ def _at_rest(facts: GuestFacts, rebooted: bool, resume: bool, thaw: bool) -> Ver
 def _without_domain(vm_state: str | None) -> Verdict:
     if vm_state in HERE:
         return Verdict(Act.REPORT, "missing-domain",
-                       f"It should be {vm_state} here, and the hypervisor does not know it. A hard "
-                       "reboot defines and starts it again from its disks.")
+                       f"It should be {vm_state} here, and the hypervisor does not know it. "
+                       f"{'An unrescue' if vm_state == states.RESCUED else 'A hard reboot'} "
+                       "defines and starts it again from its disks.")
     return Verdict(Act.NOTHING, "settled", "Nothing is going on, and all agrees.")
 
 

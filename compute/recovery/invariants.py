@@ -17,6 +17,7 @@ from db.journal import rows
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
              states.RESIZED)
 STUCK_SECONDS = 3600.0
+FROZEN_SECONDS = 600.0  # that file systems may stand still for a snapshot
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,13 @@ def _power(facts: GuestFacts, vm_state: str | None) -> list[Finding]:
     if (running or paused) and any(claim.kind == "unplugged" for claim in facts.claims):
         found.append(Finding("devices", uuid, "It runs without devices that were unplugged when "
                              "it was suspended.", hard))
+    frozen_at = [claim.created for claim in facts.claims if claim.kind == "frozen"]
+    if running and frozen_at and facts.domain.time - min(frozen_at) > FROZEN_SECONDS:
+        found.append(Finding("frozen", uuid, "Its file systems may stand still: its agent does not "
+                             "answer to let them go on.", hard))
+    if vm_state == states.RESCUED and not running:
+        found.append(Finding("power", uuid, "It is rescued and does not run.",
+                             f"magnetar server unrescue {uuid}"))
     if vm_state == states.STOPPED and running:
         found.append(Finding("power", facts.uuid, "It is stopped in the control plane and runs: "
                              "somebody started it behind our back.",

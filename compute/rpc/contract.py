@@ -27,7 +27,9 @@ TYPES: dict[str, tuple[type, ...]] = {
     "migration": (dict, NoneType), "migrate_data": (dict, NoneType), "dest": (str,),
     "disk": (str,), "dest_check_data": (dict,), "block_migration": (bool, NoneType),
     "disk_over_commit": (bool, NoneType), "destroy_disks": (bool,), "flavor": (dict, NoneType),
-    "disk_info": (str,), "image_ref": (str, NoneType), "recreate": (bool,),
+    "disk_info": (str,), "rescue_password": (str, NoneType),
+    "rescue_image_ref": (str, NoneType), "new_pass": (str, NoneType),
+    "mapping": (dict, list, NoneType), "image_ref": (str, NoneType), "recreate": (bool,),
 }
 
 

@@ -42,6 +42,10 @@ TO_NOVA = {
     "timeout": "MigrationTimeout",
     "lease_over": "MigrationError",
     "migration_failed": "MigrationError",
+    "agent_missing": "QemuGuestAgentNotEnabled",
+    "agent_unresponsive": "InstanceAgentNotEnabled",
+    "password_refused": "InstancePasswordSetFailed",
+    "not_running": "InstanceInvalidState",
 }
 
 # The conductor's exception classes -> kind and code of ours.
@@ -67,6 +71,9 @@ FROM_NOVA: dict[str, tuple[type[MagnetarError], str]] = {
     "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
     "MigrationTimeout": (Unknown, "timeout"),
     "ComputeResourcesUnavailable": (Refused, "no_room"),
+    "QemuGuestAgentNotEnabled": (Refused, "agent_missing"),
+    "InstanceAgentNotEnabled": (Retryable, "agent_unresponsive"),
+    "InstancePasswordSetFailed": (Failed, "password_refused"),
     "DBConnectionError": (Unknown, "conductor_database"),
     "DBDeadlock": (Retryable, "conductor_database"),
     "OperationalError": (Unknown, "conductor_database"),

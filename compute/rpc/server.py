@@ -18,14 +18,13 @@ from compute.manager import Manager
 from compute.model import wire
 from compute.rpc.contract import METHODS, VERSION, Method
 from compute.rpc.exceptions import to_nova
+from compute.rpc.guests import GuestHandlers
 from compute.rpc.moves import MoveHandlers
 from compute.rpc.primitives import data, objects
 from db.journal import OperationRow
 
 LOG = logging.getLogger(__name__)
 TOPICS = ("compute", "compute-alt")
-# Calls before which nova-api sets a task_state; their caller is answered, and the task is cleared.
-SET_A_TASK = frozenset({"set_admin_password"})
 Handler = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
 
@@ -34,7 +33,7 @@ def as_dict(context: Any) -> dict[str, Any]:
     return dict(context.to_dict() if hasattr(context, "to_dict") else context or {})
 
 
-class Handlers(MoveHandlers):
+class Handlers(GuestHandlers, MoveHandlers):
     """What the agent does for each method that it can carry out: ``method(context, args)``."""
 
     def __init__(self, manager: Manager):
@@ -113,8 +112,7 @@ class Handlers(MoveHandlers):
 
     def unsupported(self, method: Method, context, args) -> None:
         """Answer a method that exists in 6.5 and is not carried out by this version."""
-        expects = method.kind == "cast" or method.name in SET_A_TASK
-        if expects and "instance" in method.args:
+        if method.kind == "cast" and "instance" in method.args:
             self._accept("unsupported", context, {**args, "method": method.name})
         raise NotImplementedError(f"{method.name} is not implemented by this compute service")
 

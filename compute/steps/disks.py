@@ -30,12 +30,12 @@ class Image(Step):
         driver = run.world.driver
         base = driver.cached_image(image)
         if base is None:
-            base = driver.fetch_image(image, run.world.images, _Progress(run), run.check)
+            base = driver.fetch_image(image, run.world.images, Progress(run), run.check)
         driver.check_image(run.guest, base)
         return asdict(base)
 
 
-class _Progress:
+class Progress:
     """Says how far a download is, at most once a second."""
 
     def __init__(self, run: Run):

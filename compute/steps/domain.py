@@ -9,6 +9,7 @@ from compute.engine.run import Run
 from compute.engine.step import Probe, Step
 from compute.errors import Failed, NeedsOperator
 from compute.model import states
+from compute.model.guest import Disk
 from compute.model.wire import NO_FLAVOR
 from compute.steps.disks import with_nics
 
@@ -44,9 +45,12 @@ class Domain(Step):
         if guest.flavor is NO_FLAVOR:
             raise Failed(f"The control plane gave no flavor for guest {run.row.guest}.",
                          now="Its definition was not changed.", code="bad_request")
-        disks = run.world.driver.disks(run.row.guest)
         return dict(run.world.driver.define(
-            guest, disks, guest.nics, generation=generation(run), operation=run.row.id))
+            guest, self.disks(run), guest.nics, generation=generation(run), operation=run.row.id))
+
+    def disks(self, run: Run) -> tuple[Disk, ...]:
+        """The disks that it has, in their order."""
+        return run.world.driver.disks(run.row.guest)
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
         if not self.keep:

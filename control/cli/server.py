@@ -155,10 +155,14 @@ class Show(ShowOne):
         """One server."""
         parser = super().get_parser(prog_name)
         parser.add_argument("server", metavar="SERVER", help="Name or ID.")
+        parser.add_argument("--diagnostics", action="store_true",
+                            help="Show what it has used instead.")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """All that is known about it."""
+        if parsed_args.diagnostics:
+            return shown(self.client.call("server.diagnostics", server=parsed_args.server))
         return shown(self.client.call("server.show", server=parsed_args.server), KINDS)
 
 

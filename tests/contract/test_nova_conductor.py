@@ -22,11 +22,6 @@ def run(env: environment.Environment) -> scenario.Scenario:
 class NovaConductorTest(compared.ComparedTest):
     """See compared."""
 
-    different = {
-        ("get_diagnostics_not_implemented", "instance_faults"):
-            "a question that cannot be answered is no fault of the server",
-    }
-
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -69,11 +64,17 @@ class NovaConductorTest(compared.ComparedTest):
     def test_resume(self) -> None:
         self.check("resume")
 
-    def test_cast_that_is_not_implemented_is_refused_as_a_driver_that_cannot_does(self) -> None:
-        self.check("trigger_crash_dump_not_implemented")
+    def test_crash_dump(self) -> None:
+        self.check("trigger_crash_dump")
 
-    def test_call_that_is_not_implemented_leaves_no_task(self) -> None:
-        self.check("set_admin_password_not_implemented")
+    def test_password_is_set_when_the_call_returns(self) -> None:
+        self.check("set_admin_password")
+
+    def test_rescue(self) -> None:
+        self.check("rescue")
+
+    def test_unrescue(self) -> None:
+        self.check("unrescue")
 
     def test_resize_on_the_same_host(self) -> None:
         self.check("resize")
@@ -91,12 +92,12 @@ class NovaConductorTest(compared.ComparedTest):
         self.check("get_console_output")
         self.assertIsInstance(self.result("get_console_output")["answer"], str)
 
-    def test_diagnostics_raise_not_implemented_at_the_caller(self) -> None:
-        self.check("get_diagnostics_not_implemented")
-
-    def test_diagnostics_leave_no_fault(self) -> None:
-        result = self.result("get_diagnostics_not_implemented")
-        self.assertEqual([], result["rows"]["instance_faults"])
+    def test_diagnostics_are_numbers_and_change_nothing(self) -> None:
+        self.check("get_diagnostics")
+        answer = self.result("get_diagnostics")["answer"]
+        wanted = record.load("get_diagnostics")["answer"]
+        self.assertIn("memory", set(answer) & set(wanted))
+        self.assertEqual({int}, {type(value) for value in answer.values()})
 
     def test_stop_after_all_this(self) -> None:
         self.check("stop_again")

@@ -26,6 +26,7 @@ BUILD = "build_no_network"
 PARTS = {"prep_resize": 3, "revert_resize": 2}
 PAUSED, SUSPENDED, RESIZED = (("pause", "pause_instance"), ("suspend", "suspend_instance"),
                               ("resize", "prep_resize"))
+RESCUED = ("rescue", "rescue_instance")
 
 
 def guest_of(capture: wire.Capture) -> str:
@@ -186,6 +187,12 @@ class ReplayTest(testtools.TestCase):
 
     def test_resume(self) -> None:
         self._verb("resume", "resume_instance", SUSPENDED)
+
+    def test_rescue(self) -> None:
+        self._verb("rescue", "rescue_instance")
+
+    def test_unrescue(self) -> None:
+        self._verb("unrescue", "unrescue_instance", RESCUED)
 
     def test_resize(self) -> None:
         self._verb("resize", "prep_resize")

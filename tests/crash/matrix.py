@@ -109,7 +109,13 @@ PREPARED = {
     "unpause": (states.PAUSED, states.UNPAUSING, {}),
     "suspend": (states.ACTIVE, states.SUSPENDING, {}),
     "resume": (states.SUSPENDED, states.RESUMING, {}),
-    "unsupported": (states.ACTIVE, "rescuing", {"method": "rescue_instance"}),
+    "crash_dump": (states.ACTIVE, None, {}),
+    "rescue": (states.ACTIVE, states.RESCUING, {"clean_shutdown": True}),
+    "unrescue": (states.RESCUED, states.UNRESCUING, {}),
+    "set_password": (states.ACTIVE, states.UPDATING_PASSWORD, {"new_pass": "opensesame"}),
+    "quiesce": (states.ACTIVE, None, {}),
+    "unquiesce": (states.ACTIVE, None, {}),
+    "unsupported": (states.ACTIVE, "sharing", {"method": "allow_share"}),
 }
 DEVICE = "a device that cannot be saved"
 
@@ -152,6 +158,9 @@ def _bring_to(world, vm_state: str) -> None:
     elif vm_state == states.PAUSED:
         world.driver.pause(GUEST)
         world.conductor.set(GUEST, vm_state=vm_state, power_state=states.POWER_PAUSED)
+    elif vm_state == states.RESCUED:
+        prim = world.conductor.set(GUEST, task_state=states.RESCUING)
+        run_now(world, "rescue", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
     elif vm_state == states.SUSPENDED:
         world.driver.attach(GUEST, DEVICE)
         prim = world.conductor.set(GUEST, task_state=states.SUSPENDING)
@@ -176,6 +185,9 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     _bring_to(world, vm_state)
     if verb == "suspend":
         world.driver.attach(GUEST, DEVICE)
+    if verb == "unquiesce":
+        run_now(world, "quiesce", {"instance": world.conductor.set(GUEST)},
+                {**CONTEXT, "request_id": "req-quiesce"})
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -285,6 +297,8 @@ class Outcome:
     quarantined: list[str]
     violations: list[str]
     devices: list[str]
+    frozen: bool  # its file systems stand still
+    disks: set[str]  # the domain's, and what is there of a rescue system
     killed_again: bool = False
 
 
@@ -331,9 +345,17 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
         quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
         violations=world.driver.fabric.violations(),
-        devices=(world.driver._read(GUEST) or {}).get("devices", []), killed_again=killed_again)
+        frozen=(world.driver._read(GUEST) or {}).get("frozen", False),
+        devices=(world.driver._read(GUEST) or {}).get("devices", []), disks=_disks(world),
+        killed_again=killed_again)
     world.journal.engine.dispose()
     return made
+
+
+def _disks(world) -> set[str]:
+    files = world.driver.place / GUEST
+    return {*(world.driver._read(GUEST) or {}).get("disks", ()),
+            *(path.name for path in files.glob("*.rescue"))}
 
 
 # -- what must be so ------------------------------------------------------------------------------
@@ -341,12 +363,18 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
 DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.STOPPED,),
         "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,),
         "pause": (states.PAUSED,), "unpause": (states.ACTIVE,), "suspend": (states.SUSPENDED,),
-        "resume": (states.ACTIVE,)}
+        "resume": (states.ACTIVE,), "crash_dump": (states.ACTIVE,),
+        "rescue": (states.RESCUED,), "unrescue": (states.ACTIVE,),
+        "set_password": (states.ACTIVE,), "quiesce": (states.ACTIVE,),
+        "unquiesce": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
           "unpause": (states.PAUSED,), "suspend": (states.ACTIVE,),
-          "resume": (states.SUSPENDED,)}
+          "resume": (states.SUSPENDED,), "crash_dump": (states.ACTIVE,),
+          "rescue": (states.ACTIVE,), "unrescue": (states.RESCUED,),
+          "set_password": (states.ACTIVE,), "quiesce": (states.ACTIVE,),
+          "unquiesce": (states.ACTIVE,)}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 
@@ -360,9 +388,13 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     made += [f"secrets left: {name}" for name in found.secrets_left] + found.violations
     asleep = fields["vm_state"] == states.SUSPENDED
     kinds = KINDS | {"unplugged"} if asleep else KINDS
+    kinds = kinds | {"frozen"} if found.frozen else kinds
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
     gone = verb in ("delete", "reap")
+    rescued = fields["vm_state"] == states.RESCUED
+    if not gone and rescued != ("disk.rescue" in found.disks):
+        made.append(f"it is {fields['vm_state']}, with disks {found.disks}")
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")
     if gone or fields["host"] is None:  # deleted, or a build that was handed back

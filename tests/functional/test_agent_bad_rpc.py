@@ -182,17 +182,17 @@ class EndpointTest(SharedTest):
         wait_until(lambda: "Event network-vif-plugged (tag)" in self.log.output)
 
     def test_what_is_not_carried_out_clears_its_task_and_says_so(self):
-        self.cloud.change(self.guest, task_state="rescuing")
-        self.cloud.cast(self.guest, "rescue_instance", rescue_password="")
+        self.cloud.change(self.guest, task_state="sharing")
+        self.cloud.cast(self.guest, "allow_share", share_mapping={})
         self.cloud.wait_for(self.guest, states.ACTIVE)
         row = self.assert_ended(rows.UNDONE, self.guest, "unsupported")
-        self.assertIn("rescue_instance is not implemented", row.error["what"])
+        self.assertIn("allow_share is not implemented", row.error["what"])
         self.assert_speaks(row.error)
         self.assertEqual(states.RUNNING, self.host.power(self.guest))
         self.assert_clean()
 
     def test_a_call_that_is_not_carried_out_is_answered_so(self):
         error = self.assertRaises(
-            NotImplementedError, self.cloud.client().call, admin_context(), "get_diagnostics",
-            instance=self.cloud.instance(self.guest))
-        self.assertIn("get_diagnostics", str(error))
+            NotImplementedError, self.cloud.client().call, admin_context(),
+            "get_mks_console", console_type="x", instance=self.cloud.instance(self.guest))
+        self.assertIn("get_mks_console", str(error))

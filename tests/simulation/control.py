@@ -28,6 +28,9 @@ VERBS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "unpause": ((states.PAUSED,), states.UNPAUSING, {}),
     "suspend": ((states.ACTIVE,), states.SUSPENDING, {}),
     "resume": ((states.SUSPENDED,), states.RESUMING, {}),
+    "rescue": ((states.ACTIVE, states.STOPPED, states.ERROR), states.RESCUING,
+               {"rescue_password": "word", "clean_shutdown": True}),
+    "unrescue": ((states.RESCUED,), states.UNRESCUING, {}),
 }
 METHODS = {"spawn": "build_and_run_instance", "delete": "terminate_instance"}
 

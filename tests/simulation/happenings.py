@@ -199,6 +199,6 @@ class Happenings:
         self.sim.log(f"a tenant asks to {verb} {uuid[:8]}")
         if verb == "stop":
             self.sim.watcher.may_be_off.add(uuid)
-        elif verb in ("start", "reboot", "hard-reboot"):
+        elif verb in ("start", "reboot", "hard-reboot", "unrescue"):
             self.sim.watcher.may_be_off.discard(uuid)
         self.control.ask(uuid, verb)

@@ -13,7 +13,7 @@ from db.journal import rows
 from tests.simulation.host import FOREIGN, Host
 
 MAY_STOP = (states.DELETING, states.POWERING_OFF, states.SUSPENDING, states.RESIZE_MIGRATING,
-            states.RESIZE_FINISH, states.RESIZE_REVERTING)
+            states.RESIZE_FINISH, states.RESIZE_REVERTING, states.RESCUING, states.UNRESCUING)
 ORDER = {rows.ACCEPTED: 0, rows.RUNNING: 1, rows.UNDOING: 2, rows.CONCLUDING: 3, rows.DONE: 4,
          rows.UNDONE: 4}
 LOOKED_AT = [rows.operations.c[name] for name in (

@@ -14,6 +14,8 @@ from tests.waiting import PATIENCE
 from virt.libvirt import metadata
 from virt.xml.metadata import OURS, Ownership
 
+SYSTEM = Disk("rescue", "/x/disk.rescue", "qcow2", 1)
+
 
 def domain(subject=GUEST, disks=(ROOT,), nics=(), virt_type="qemu", cache="none", **options):
     return build((subject, list(disks), list(nics), options, virt_type, cache))
@@ -58,6 +60,40 @@ class TestDisks(testtools.TestCase):
     def test_the_recorded_format_is_written_not_the_file_name(self):
         odd = Disk("root", "/x/disk.qcow2", "raw", 1)
         self.assertEqual("raw", domain(disks=[odd]).devices.disks[0].format)
+
+
+class TestRescue(testtools.TestCase):
+    """Where another system goes, beside the guest's own disks."""
+
+    def disks(self, subject, *drives):
+        made = domain(subject, drives)
+        return [(d.target, d.bus, d.device, d.boot_order) for d in made.devices.disks], made
+
+    def test_it_boots_and_the_root_disk_does_not(self):
+        found, _ = self.disks(GUEST, SYSTEM, ROOT, CONFIG)
+        self.assertEqual([("vda", "virtio", "disk", 1), ("vdb", "virtio", "disk", None),
+                          ("sda", "scsi", "cdrom", None)], found)
+
+    def test_on_a_bus_of_its_own_it_moves_nothing(self):
+        for bus, device in (("usb", "disk"), ("scsi", "cdrom"), ("sata", "disk")):
+            found, made = self.disks(GUEST, ROOT, replace(SYSTEM, bus=bus, device=device))
+            self.assertEqual([("vda", "virtio", "disk", None), ("sda", bus, device, 1)], found)
+            models = {c.type: c.model for c in made.devices.controllers}
+            self.assertEqual("qemu-xhci" if bus == "usb" else "none", models["usb"])
+            self.assertEqual(bus == "scsi", "scsi" in models)
+
+    def test_virtio_in_a_guest_without(self):
+        found, made = self.disks(guest(properties={"hw_disk_bus": "sata"}), ROOT,
+                                 replace(SYSTEM, bus="virtio"))
+        self.assertEqual([("sda", "sata", "disk", None), ("vda", "virtio", "disk", 1)], found)
+        self.assertEqual(made.devices.disks[1].iothread, made.iothreads)
+
+    def test_no_ide_where_the_machine_has_none(self):
+        error = self.assertRaises(Failed, domain, GUEST, [ROOT, replace(SYSTEM, bus="ide")])
+        self.assertEqual("image_unacceptable", error.code)
+        old = guest(properties={"hw_machine_type": "pc"})
+        found, _ = self.disks(old, ROOT, replace(SYSTEM, bus="ide"))
+        self.assertEqual(("hda", "ide", "disk", 1), found[1])
 
 
 class TestNics(testtools.TestCase):

@@ -42,9 +42,9 @@ POWERS = (states.NOSTATE, states.RUNNING, states.POWER_PAUSED, states.SHUTDOWN, 
           states.POWER_SUSPENDED)
 TASKS = (None, states.SCHEDULING, states.NETWORKING, states.SPAWNING, states.DELETING,
          states.POWERING_OFF, states.POWERING_ON, states.REBOOTING, states.REBOOT_STARTED_HARD,
-         "rescuing", "image_snapshot")
+         *list(decide.UNSUPPORTED_TASKS)[:1], "image_snapshot")
 VM_STATES = (states.BUILDING, states.ACTIVE, states.STOPPED, states.ERROR, states.PAUSED,
-             states.SUSPENDED)
+             states.SUSPENDED, states.RESCUED)
 UNKNOWN = object()
 
 

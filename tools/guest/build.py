@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import agent
 import kernel
 
 HERE = Path(__file__).resolve().parent
@@ -82,10 +83,11 @@ def _padded(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
 
 
-def build_initrd(modules: kernel.Modules) -> bytes:
-    """The whole user space of the guest: busybox, modules, the files below root/."""
+def build_initrd(modules: kernel.Modules, unpacked: Path) -> bytes:
+    """The whole user space of the guest: busybox, modules, the files below root/, and the agent,
+    which only starts when somebody starts it."""
     initrd = Initrd()
-    for path in DIRECTORIES:
+    for path in [*DIRECTORIES, *agent.DIRECTORIES]:
         initrd.directory(path)
     initrd.link("sbin", "bin")
     initrd.link("var/run", "../run")
@@ -95,6 +97,8 @@ def build_initrd(modules: kernel.Modules) -> bytes:
             initrd.link(f"bin/{applet}", "busybox")
     initrd.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")
     initrd.file("etc/group", b"root:x:0:\n")
+    for path, content in agent.files(unpacked):
+        initrd.file(path, content, executable=True)
     order = modules.load_order(MODULES)
     for module in order:
         initrd.file(f"lib/modules/{module}", modules.content(module))
@@ -145,12 +149,12 @@ def boot_record(boot: int, data: int) -> bytes:
     return MBR.read_bytes()[:440].ljust(446, b"\0") + table.ljust(64, b"\0") + b"\x55\xaa"
 
 
-def build(out: Path, tree: Path) -> None:
+def build(out: Path, tree: Path, inside: Path) -> None:
     """Write the qcow2 image to `out`; a failure leaves no half-written file there."""
     modules = kernel.Modules(tree)
     with tempfile.TemporaryDirectory(prefix="build-guest-") as name:
         work = Path(name)
-        boot = boot_partition(work, modules.vmlinuz.read_bytes(), build_initrd(modules))
+        boot = boot_partition(work, modules.vmlinuz.read_bytes(), build_initrd(modules, inside))
         data = data_partition(work)
         disk = work / "disk.raw"
         first = boot_record(len(boot), len(data)).ljust(MIB, b"\0")
@@ -160,11 +164,11 @@ def build(out: Path, tree: Path) -> None:
         partial.rename(out)
 
 
-def inputs_digest(tree: Path) -> str:
+def inputs_digest(tree: Path, inside: Path) -> str:
     """A hash of everything that the image is made of."""
     digest = hashlib.sha256(tree.name.encode())
     sources = sorted(path for path in HERE.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    for path in [*sources, BUSYBOX, MBR]:
+    for path in [*sources, BUSYBOX, MBR, inside / agent.PROGRAM]:
         digest.update(f"{path.name} {os.access(path, os.X_OK)}".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -203,11 +207,12 @@ def main() -> int:
     try:
         with one_at_a_time():
             tree = kernel.fetch(CACHE / "kernel")
-            built = CACHE / "guest" / f"{inputs_digest(tree)}.qcow2"
+            inside = agent.fetch(CACHE / "agent")
+            built = CACHE / "guest" / f"{inputs_digest(tree, inside)}.qcow2"
             if not built.exists():
                 shutil.rmtree(built.parent, ignore_errors=True)
                 built.parent.mkdir(parents=True)
-                build(built, tree)
+                build(built, tree, inside)
             copy(built, out)
     except (kernel.KernelError, OSError) as error:
         print(f"build-guest: {error}", file=sys.stderr)

@@ -27,8 +27,8 @@ def fetch(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     package, archive = _download(cache)
     partial, tree = cache / "partial", cache / package
-    _run("rm", "-rf", str(partial))
-    _run("dpkg-deb", "-x", str(archive), str(partial))
+    run("rm", "-rf", str(partial))
+    run("dpkg-deb", "-x", str(archive), str(partial))
     partial.rename(tree)
     archive.unlink()
     return tree
@@ -40,7 +40,7 @@ def _download(cache: Path) -> tuple[str, Path]:
     for left in reversed(range(ATTEMPTS)):
         try:
             package = _concrete_package()
-            _run("apt-get", "-q", "download", package, cwd=cache)
+            run("apt-get", "-q", "download", package, cwd=cache)
             return package, next(cache.glob(f"{package}_*.deb"))
         except KernelError as error:
             if not left:
@@ -55,7 +55,7 @@ def _concrete_package() -> str:
     """The meta package's dependency: linux-image-<version>-cloud-amd64."""
     found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)\b", _depends())
     if not found:
-        _run("apt-get", "-q", "update")
+        run("apt-get", "-q", "update")
         found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)\b", _depends())
     if not found:
         raise KernelError(
@@ -72,7 +72,7 @@ def _depends() -> str:
     return done.stdout
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
+def run(*command: str, cwd: Path | None = None) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         raise KernelError(

@@ -14,7 +14,7 @@ from virt.libvirt.hardware import Hardware
 from virt.xml import chardev, controller, cpu, device, disk, display, features, interface, system
 from virt.xml.domain import Devices, Domain
 
-PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
+PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd", "usb": "sd"}
 IDE_UNITS = 4
 
 
@@ -144,13 +144,15 @@ def buses(domain: Domain, plan: Plan) -> None:
             made.queues = hardware.disk_queues if hardware.disk_queues > 1 else None
             made.iothread = 1 if options.disk_iothreads else None
         domain.devices.add(made)
-    model = "qemu-xhci" if hardware.pointer == "usbtablet" else "none"
+    usb = hardware.pointer == "usbtablet" or "usb" in {drive.bus for drive in plan.disks}
+    model = "qemu-xhci" if usb else "none"
     domain.devices.add(controller.Controller(type="usb", index=0, model=model))
 
 
 def disks(domain: Domain, plan: Plan) -> None:
     used: dict[str, int] = {}
     virtio = 0
+    boots = "rescue" if "rescue" in {drive.role for drive in plan.disks} else "root"
     for drive in plan.disks:
         bus = _bus(plan, drive)
         made = disk.Disk(
@@ -164,17 +166,22 @@ def disks(domain: Domain, plan: Plan) -> None:
         if bus == "virtio":
             _spread(made, plan, virtio)
             virtio += 1
-        if drive.role == "root":
+        if drive.role == boots:
             made.boot_order = 1
         domain.devices.add(made)
-    if plan.hardware.disk_bus in ("virtio", "scsi"):
+    if plan.hardware.disk_bus in ("virtio", "scsi") or virtio:
         # All disks of virtio-scsi share the controller's one thread; an idle thread helps nobody.
         useful = min(plan.options.disk_iothreads, max(1, virtio))
         domain.iothreads = useful or None
 
 
 def _bus(plan: Plan, drive: model.Disk) -> str:
-    return plan.hardware.cdrom_bus if drive.device == "cdrom" else plan.hardware.disk_bus
+    if drive.bus == "ide" and plan.hardware.pcie:
+        raise Failed(f"The machine {plan.hardware.machine} has no IDE for the {drive.role} disk.",
+                     now="The guest was not defined; nothing was changed.",
+                     next="Use hw_rescue_bus=sata or virtio.", code="image_unacceptable")
+    usual = plan.hardware.cdrom_bus if drive.device == "cdrom" else plan.hardware.disk_bus
+    return drive.bus or usual
 
 
 def _target(used: dict[str, int], bus: str) -> str:

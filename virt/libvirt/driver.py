@@ -24,6 +24,7 @@ from virt.libvirt.moves import Moves
 from virt.libvirt.networks import Networks
 from virt.libvirt.notes import Notes
 from virt.libvirt.sleep import Sleep
+from virt.libvirt.tended import Tended
 from virt.libvirt.tls import Certificates
 from virt.libvirt.virttype import VirtType
 from virt.storage import console
@@ -32,7 +33,7 @@ LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
 
 
-class LibvirtDriver(Movable):
+class LibvirtDriver(Movable, Tended):
     """Guests under libvirt and QEMU; their disks are the store's matter.
 
     :param conf: the global configuration.

@@ -75,9 +75,9 @@ class Dirs:
         names = (os.path.basename(path) for path in self._entries(self.path, ASIDE))
         return [name.removesuffix("_resize") for name in names]
 
-    def record(self, uuid: str) -> Record | None:
+    def record(self, uuid: str, name: str = RECORD) -> Record | None:
         """What ``disks.json`` says, None if there is none yet. Raises Unknown."""
-        path = os.path.join(self.of(uuid), RECORD)
+        path = os.path.join(self.of(uuid), name)
         try:
             return parse(files.read_json(path), self.of(uuid))
         except FileNotFoundError:
@@ -114,6 +114,7 @@ class Dirs:
                     "format": disk.format,
                     "size": disk.size,
                     "device": disk.device,
+                    **({"bus": disk.bus} if disk.bus else {}),
                 }
                 for disk in record.disks
             ],
@@ -133,7 +134,7 @@ class Dirs:
             seen = paths
             for path in paths:
                 try:
-                    used |= {_recorded_base(path), os.path.basename(backing_file(path + "/disk"))}
+                    used |= _bases_of(path)
                 except OSError as error:
                     raise self._unreadable(path, error) from error
         return used - {""}
@@ -228,6 +229,7 @@ def parse(data: dict[str, Any], directory: str) -> Record:
             format=disk["format"],
             size=int(disk["size"]),
             device=disk["device"],
+            bus=disk.get("bus", ""),
         )
         for disk in data["disks"]
     )
@@ -239,9 +241,16 @@ def parse(data: dict[str, Any], directory: str) -> Record:
     )
 
 
-def _recorded_base(directory: str) -> str:
+def _bases_of(directory: str) -> set[str]:
+    """What a guest's disks are backed by, those of its rescue system included."""
+    recorded = {_recorded_base(directory, name) for name in (RECORD, "rescue.json")}
+    return recorded | {os.path.basename(backing_file(os.path.join(directory, name)))
+                       for name in ("disk", "disk.rescue")}
+
+
+def _recorded_base(directory: str, name: str) -> str:
     try:
-        return str(files.read_json(os.path.join(directory, RECORD)).get("base") or "")
+        return str(files.read_json(os.path.join(directory, name)).get("base") or "")
     except (FileNotFoundError, ValueError):
         return ""  # the header still tells
 

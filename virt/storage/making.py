@@ -56,17 +56,32 @@ class Maker:
         if flavor.swap_mb:
             size = flavor.swap_mb * MIB
             plans.append(Plan("swap", "disk.swap", "raw", size, partial(self._make_swap, size)))
-        if configdrive.wanted(guest, conf.force_config_drive):
-            make_drive = partial(
-                configdrive.make,
-                guest=guest,
-                secrets=secrets,
-                tool=conf.disk.mkisofs_cmd,
-                domain=conf.dhcp_domain,
-                timeout=conf.disk.command_timeout,
-            )
-            plans.append(Plan("config", "disk.config", "raw", 0, make_drive, "cdrom"))
-        return plans
+        drive = self._plan_drive(guest, secrets, "disk.config")
+        return [*plans, drive] if drive else plans
+
+    def plan_rescue(
+        self, guest: Guest, base: CachedImage, secrets: Mapping[str, Any]
+    ) -> tuple[Plan, Plan | None]:
+        """A rescue system's disk, as large as its image, and its config drive if the guest has
+        one."""
+        kind, size = self._conf.disk.images_type, base.virtual_size
+        make = self._make_overlay if kind == "qcow2" else self._make_copy
+        root = Plan("rescue", "disk.rescue", kind, size, partial(make, base, size))
+        return root, self._plan_drive(guest, secrets, "disk.config.rescue")
+
+    def _plan_drive(self, guest: Guest, secrets: Mapping[str, Any], file: str) -> Plan | None:
+        conf = self._conf
+        if not configdrive.wanted(guest, conf.force_config_drive):
+            return None
+        make_drive = partial(
+            configdrive.make,
+            guest=guest,
+            secrets=secrets,
+            tool=conf.disk.mkisofs_cmd,
+            domain=conf.dhcp_domain,
+            timeout=conf.disk.command_timeout,
+        )
+        return Plan("config", file, "raw", 0, make_drive, "cdrom")
 
     def create(
         self, directory: str, plan: Plan, base: CachedImage | None, anew: bool = False

@@ -26,6 +26,7 @@ from virt.storage import (
     incoming,
     making,
     outgoing,
+    rescuing,
     shared,
 )
 from virt.storage.source import LocalSource, Opener, Source
@@ -59,6 +60,7 @@ class Store:
         )
         self._maker = making.Maker(conf, qemu_img)
         self._aside = aside.Aside(self._dirs)
+        self.rescuing = rescuing.Rescuing(self._dirs, self._cache, self._maker)
         self._copier = copying.Copier(self._dirs, self._cache, qemu_img)
         self._outgoing = outgoing.Outgoing(self._dirs, self._cache.path)
         self._incoming = incoming.Incoming(self._dirs, self._cache, qemu_img)

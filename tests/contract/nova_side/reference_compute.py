@@ -1,8 +1,7 @@
 """Nova's own agent with its fake driver, made to be of use as a reference.
 
-The fake driver can do everything, and remembers little; a reference needs a driver that cannot do
-everything, and whose guests are what they were made. So the claim of a server whose name starts
-with "no-room" fails; diagnostics, passwords and crash dumps are not implemented; a paused or
+The fake driver can do everything, and remembers little; a reference needs a driver whose guests are
+what they were made. So the claim of a server whose name starts with "no-room" fails; a paused or
 suspended guest is seen as such, with the power states that Nova's libvirt driver reports; and a
 live migration of a server whose name starts with "held" goes on until it is aborted or forced.
 A server whose name starts with "immovable" is refused by the host that it shall move to. The node
@@ -27,14 +26,8 @@ def _fits(self, *args, **kwargs):
     return _claim_test(self, *args, **kwargs)
 
 
-def _not_implemented(self, *args, **kwargs):
-    raise NotImplementedError()
-
-
 class ReferenceDriver(fake.FakeLiveMigrateDriver):
     """See the module."""
-
-    get_diagnostics = set_admin_password = trigger_crash_dump = _not_implemented
 
     def pause(self, instance):
         """Remember that the guest is paused."""
@@ -50,6 +43,10 @@ class ReferenceDriver(fake.FakeLiveMigrateDriver):
 
     def resume(self, context, instance, *args, **kwargs):
         """Remember that it runs."""
+        self.instances[instance.uuid].state = power_state.RUNNING
+
+    def rescue(self, context, instance, *args, **kwargs):
+        """Remember that it runs: another system."""
         self.instances[instance.uuid].state = power_state.RUNNING
 
     def get_available_resource(self, nodename):

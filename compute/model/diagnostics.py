@@ -1,0 +1,44 @@
+"""What a running guest has used, as a hypervisor counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """One disk since the guest was started, by the name that the guest's machine gives it."""
+
+    name: str
+    reads: int
+    read_bytes: int
+    writes: int
+    write_bytes: int
+    errors: int = 0
+
+
+@dataclass(frozen=True)
+class NicUse:
+    """One interface since the guest was started, by its name on the host. Octets, packets, errors
+    and drops, received (``rx``) and sent (``tx``) by the guest."""
+
+    name: str
+    mac: str
+    rx: tuple[int, int, int, int]
+    tx: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """A running guest. ``cpus`` are nanoseconds of each vCPU; memory is in KiB, ``memory`` what
+    else is known of it (``rss``, and what the balloon tells)."""
+
+    power_state: int
+    virt_type: str
+    cpus: tuple[int, ...]
+    disks: tuple[DiskUse, ...]
+    nics: tuple[NicUse, ...]
+    memory_max: int
+    memory_now: int
+    memory: Mapping[str, int] = field(default_factory=dict)
