@@ -25,8 +25,8 @@ from compute.operations import OPERATIONS
 from db.journal import OperationRow, rows
 
 LOG = logging.getLogger(__name__)
-SECRET_ARGS = {"admin_password": "admin_pass", "injected_files": "files",
-               "contents": "contents"}
+SECRET_ARGS = {"admin_password": "admin_pass", "new_pass": "admin_pass",
+               "injected_files": "files", "contents": "contents"}
 SECRET_CONTEXT = ("auth_token",)
 NOT_KEPT_CONTEXT = ("service_catalog",)
 MOVES = 64  # workers of moves: most of them wait for a slot or for the hypervisor

@@ -56,7 +56,7 @@ class Servers:
     moves: Moves
     images: Any
     # given by the other parts of the control plane
-    _image: Callable[[str], Image]
+    _usable_image: Callable[[str], Image]
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
     _public_key: Callable[[str | None, str | None], str | None]
@@ -105,6 +105,11 @@ class Servers:
             for row in rows
         ]
 
+    def _fields(self, uuid: str) -> Row:
+        """All that the control plane keeps of a server."""
+        with self.store.begin() as connection:
+            return instances.query(connection, C.uuid == uuid, extra=("system_metadata",))[0]
+
     def _find(self, server: str, deleted: bool = False) -> Row:
         with self.store.begin() as connection:
             rows = instances.query(
@@ -142,7 +147,7 @@ class Servers:
         context = context_for(request_id)
         wish = Wish(
             name=common.checked_name("server", name),
-            image=self._image(image), flavor=self._flavor(flavor),
+            image=self._usable_image(image), flavor=self._flavor(flavor),
             networks=tuple(self._networks(networks)),
             key_name=key_name, public_key=self._public_key(key_name, public_key),
             user_data=checked_user_data(user_data), config_drive=bool(config_drive),

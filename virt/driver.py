@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from compute.model.guest import (
     CachedImage,
+    CopyState,
     Disk,
     Flavor,
     Guest,
@@ -166,6 +167,28 @@ class Driver(Protocol):
 
     def sync_time(self, uuid: str) -> bool:
         """Set a running guest's clock through its agent; False when no agent answers."""
+
+    # -- a copy of its root disk ------------------------------------------------------------
+    def begin_copy(self, uuid: str) -> None:
+        """Begin to copy a running guest's root disk to a file beside it. The guest writes on, and
+        its definition stays. What an earlier attempt left is removed first. Quiet if a copy is
+        under way. Raises Retryable(code='disk_full'), Failed(code='disks_missing')."""
+
+    def copy_state(self, uuid: str) -> CopyState | None:
+        """How that copy stands; None when none is under way. Raises Unknown."""
+
+    def finish_copy(self, uuid: str) -> None:
+        """End a copy that is level: the file is the disk as it was at one moment, and gets its
+        final name. Raises Retryable(code='copy_lost') when it is not level or not there."""
+
+    def copy_off(self, uuid: str, progress: Progress, cancel: Cancel) -> None:
+        """The same for a guest that is off, in one go. Raises Retryable(code='disk_full')."""
+
+    def copied(self, uuid: str) -> Disk | None:
+        """The copy, once it is whole."""
+
+    def discard_copy(self, uuid: str) -> None:
+        """Stop copying, and remove what there is of it. Quiet if there is nothing."""
 
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:

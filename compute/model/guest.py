@@ -42,6 +42,7 @@ class Image:
     hash_algo: str = ""
     hash_value: str = ""
     properties: Mapping[str, str] = field(default_factory=dict)
+    status: str = "active"  # or "queued": described, and its bytes are still to come
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,16 @@ class Disk:
     format: str
     size: int
     device: str = "disk"  # disk or cdrom
+
+
+@dataclass(frozen=True)
+class CopyState:
+    """How the copy of a running guest's disk stands, in bytes. ``level``: it is what the disk is,
+    and follows each write."""
+
+    done: int
+    total: int
+    level: bool
 
 
 @dataclass(frozen=True)

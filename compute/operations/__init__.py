@@ -1,6 +1,7 @@
 """The table of contents of the product: one verb, one file."""
 
 from compute.engine.operation import Operation
+from compute.operations.backup import Backup
 from compute.operations.delete import Delete
 from compute.operations.evacuate import Evacuate
 from compute.operations.live_in import LiveIn
@@ -15,6 +16,7 @@ from compute.operations.resize_out import ResizeOut
 from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
 from compute.operations.resume import Resume
+from compute.operations.snapshot import Snapshot
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
@@ -27,6 +29,7 @@ OPERATIONS: dict[str, Operation] = {
     operation.verb: operation
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
+        Snapshot(), Backup(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

@@ -28,6 +28,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "disk": (str,), "dest_check_data": (dict,), "block_migration": (bool, NoneType),
     "disk_over_commit": (bool, NoneType), "destroy_disks": (bool,), "flavor": (dict, NoneType),
     "disk_info": (str,), "image_ref": (str, NoneType), "recreate": (bool,),
+    "image_id": (str,), "backup_type": (str,), "rotation": (int,),
 }
 
 

@@ -81,6 +81,12 @@ class Handlers(MoveHandlers):
     def resume_instance(self, context, args) -> None:
         self._accept("resume", context, args)
 
+    def snapshot_instance(self, context, args) -> None:
+        self._accept("snapshot", context, args)
+
+    def backup_instance(self, context, args) -> None:
+        self._accept("backup", context, args)
+
     def get_console_output(self, context, args) -> str:
         """The console log's last ``tail_length`` lines, or all that is kept (100 KiB)."""
         uuid = wire.instance_of(args)["uuid"]

@@ -26,6 +26,8 @@ COMMANDS = {
     "server unpause": "server:Unpause",
     "server suspend": "server:Suspend",
     "server resume": "server:Resume",
+    "server image create": "snapshot:ImageCreate",
+    "server backup create": "snapshot:BackupCreate",
     "server resize": "move:Resize",
     "server resize confirm": "move:ResizeConfirm",
     "server resize revert": "move:ResizeRevert",

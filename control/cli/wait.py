@@ -122,6 +122,26 @@ def wait_for(client: Client, server: dict[str, Any], wanted: str, timeout: float
     return now
 
 
+def wait_for_image(client: Client, server: dict[str, Any], image: dict[str, Any],
+                   timeout: float) -> dict[str, Any]:
+    """Wait until a server's host has stored an image of it, and return the image.
+
+    :raises Failed: with what went wrong, when there is none in the end.
+    :raises Unknown: ``wait_timeout``.
+    """
+    wait_for(client, server, server["vm_state"], timeout)
+    found = [one for one in client.call("image.list") if one["id"] == image["id"]]
+    if not found or found[0]["status"] != "active":
+        raise Failed(
+            f"No image was made of {server['name']}: "
+            f"{_last_error(client, server['id']) or 'no fault was recorded'}",
+            now="The server is as it was.",
+            next=f"See how it came to that with 'magnetar explain {server['id']}'.",
+            code="wait_failed",
+        )
+    return found[0]
+
+
 def _look(client: Client, guest: str, wanted: str) -> dict[str, Any] | None:
     try:
         now = client.call("server.show", server=guest)

@@ -97,6 +97,9 @@ def doubled(one: Case, operation: Operation) -> Iterator[Case]:
         yield replace(one, again=point)
 
 
+SNAPSHOT_ID, OLD_IDS = "bbbbbbbb-1", ("bbbbbbbb-2", "bbbbbbbb-3")
+
+
 # -- the guest before, the request, and what must be afterwards -----------------------------------
 PREPARED = {
     "spawn": (states.BUILDING, states.SCHEDULING, {}),
@@ -109,6 +112,9 @@ PREPARED = {
     "unpause": (states.PAUSED, states.UNPAUSING, {}),
     "suspend": (states.ACTIVE, states.SUSPENDING, {}),
     "resume": (states.SUSPENDED, states.RESUMING, {}),
+    "snapshot": (states.ACTIVE, states.IMAGE_SNAPSHOT_PENDING, {"image_id": SNAPSHOT_ID}),
+    "backup": (states.STOPPED, states.IMAGE_BACKUP,
+               {"image_id": SNAPSHOT_ID, "backup_type": "daily", "rotation": 2}),
     "unsupported": (states.ACTIVE, "rescuing", {"method": "rescue_instance"}),
 }
 DEVICE = "a device that cannot be saved"
@@ -158,6 +164,16 @@ def _bring_to(world, vm_state: str) -> None:
         run_now(world, "suspend", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
 
 
+def _describe_images(world) -> None:
+    """Two backups from before, and what the guest's disk shall go to."""
+    kept = {"instance_uuid": GUEST, "image_type": "backup", "backup_type": "daily"}
+    for image in OLD_IDS:
+        world.images.reserve(image, **kept)
+        world.images.upload({}, image, str(world.driver._dir(GUEST) / "disk"), "qcow2",
+                            lambda *_: None, lambda: None)
+    world.images.reserve(SNAPSHOT_ID, **kept)
+
+
 def _remove(path: pathlib.Path, maker: int) -> None:
     if os.getpid() == maker:
         shutil.rmtree(path, ignore_errors=True)
@@ -176,6 +192,8 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     _bring_to(world, vm_state)
     if verb == "suspend":
         world.driver.attach(GUEST, DEVICE)
+    if verb in ("snapshot", "backup"):
+        _describe_images(world)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -285,6 +303,8 @@ class Outcome:
     quarantined: list[str]
     violations: list[str]
     devices: list[str]
+    images: dict[str, str]
+    copies: list[str]
     killed_again: bool = False
 
 
@@ -331,7 +351,10 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
         quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
         violations=world.driver.fabric.violations(),
-        devices=(world.driver._read(GUEST) or {}).get("devices", []), killed_again=killed_again)
+        devices=(world.driver._read(GUEST) or {}).get("devices", []),
+        images={image: kept["status"] for image, kept in world.images.all().items()},
+        copies=[p.name for p in world.driver._dir(GUEST).glob("disk.cop*")],
+        killed_again=killed_again)
     world.journal.engine.dispose()
     return made
 
@@ -341,13 +364,24 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
 DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.STOPPED,),
         "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,),
         "pause": (states.PAUSED,), "unpause": (states.ACTIVE,), "suspend": (states.SUSPENDED,),
-        "resume": (states.ACTIVE,)}
+        "resume": (states.ACTIVE,), "snapshot": (states.ACTIVE,), "backup": (states.STOPPED,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
           "unpause": (states.PAUSED,), "suspend": (states.ACTIVE,),
-          "resume": (states.SUSPENDED,)}
+          "resume": (states.SUSPENDED,), "snapshot": (states.ACTIVE,),
+          "backup": (states.STOPPED,)}
 KINDS = {"resources", "ports", "disks", "domain"}
+
+
+def _images(found: Outcome) -> list[str]:
+    """A new image is whole or not there, and an older backup only goes when the new one is."""
+    made = [f"image {image} is {status}" for image, status in found.images.items()
+            if status != "active"]
+    made += [f"left of a copy: {name}" for name in found.copies]
+    if found.images and len(found.images) < 2:
+        made.append(f"of the backups {list(found.images)} are left")
+    return made
 
 
 def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
@@ -362,6 +396,7 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     kinds = KINDS | {"unplugged"} if asleep else KINDS
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
+    made += _images(found)
     gone = verb in ("delete", "reap")
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")

@@ -1,0 +1,59 @@
+"""Commands that make images of servers, and servers of images again."""
+
+from control.cli import wait
+from tests.functional.cli_support import IMAGE, WEB, CliCase, server
+
+QUEUED = {**IMAGE, "id": "22222222-0c0d-4a8c-9df5-4a5f7f2f5b01", "name": "copy",
+          "status": "queued", "disk_format": "", "hash_value": ""}
+ACTIVE = {**QUEUED, "status": "active", "disk_format": "qcow2"}
+
+
+class ImagesCase(CliCase):
+    def setUp(self):
+        super().setUp()
+        self.serve()
+        self.patch(wait, "FIRST_POLL", 0.001)
+        for method in ("server.image_create", "server.backup_create"):
+            self.plane.answers[method] = QUEUED
+
+    def called(self, *words: str) -> tuple:
+        """The last call that a command makes."""
+        self.plane.calls.clear()
+        self.ok(*words)
+        return self.plane.calls[-1]
+
+
+class WordsTest(ImagesCase):
+    def test_each_command_makes_its_call(self):
+        for words, method, args in (
+            ("server image create web", "server.image_create", {"properties": {}}),
+            ("server image create --name copy --property a=b web", "server.image_create",
+             {"name": "copy", "properties": {"a": "b"}}),
+            ("server backup create --type daily --rotate 7 web", "server.backup_create",
+             {"properties": {}, "backup_type": "daily", "rotation": 7}),
+        ):
+            self.assertEqual((method, {"server": WEB, **args}), self.called(*words.split()))
+
+    def test_what_is_shown(self):
+        self.assertEqual(f"queued {QUEUED['id']}\n", self.ok(
+            "server", "image", "create", "web", "-f", "value", "-c", "id", "-c", "status")
+            .replace(f"{QUEUED['id']}\nqueued", f"queued {QUEUED['id']}"))
+
+
+class WaitTest(ImagesCase):
+    WORDS = ("server", "image", "create", "--wait", "web", "-f", "value", "-c", "status")
+
+    def test_until_it_is_active(self):
+        busy = server(task_state="image_uploading")
+        self.plane.script("server.show", server(), busy, busy, server())
+        self.plane.answers["image.list"] = [IMAGE, ACTIVE]
+        code, out, err = self.run_cli(*self.WORDS)
+        self.assertEqual((0, "active\n"), (code, out), err)
+        self.assertIn("web: ", err)
+
+    def test_what_went_wrong(self):
+        self.plane.answers["image.list"] = [IMAGE]
+        self.plane.answers["server.actions"] = [{"events": [{"details": "The disk is full."}]}]
+        code, out, err = self.run_cli(*self.WORDS)
+        self.assertEqual((1, ""), (code, out))
+        self.assertIn("No image was made of web: The disk is full.\nThe server is as it was.", err)
