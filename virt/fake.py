@@ -148,7 +148,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeCopy):
             return found
         directory = self._dir(guest.uuid)
         directory.mkdir(exist_ok=True)
-        if not self.copies(guest.uuid):
+        if not self.copies(guest.uuid) or self._aside(guest.uuid).exists():  # or made anew
             self.fabric.set_written(guest.uuid, 0)
         path = directory / "disk"
         size = guest.flavor.root_gb << 30

@@ -9,6 +9,7 @@ from compute.operations.live_out import LiveOut
 from compute.operations.pause import Pause
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
+from compute.operations.rebuild import Rebuild
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
 from compute.operations.resize_in import ResizeIn
@@ -29,7 +30,7 @@ OPERATIONS: dict[str, Operation] = {
     operation.verb: operation
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
-        Snapshot(), Backup(),
+        Snapshot(), Backup(), Rebuild(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

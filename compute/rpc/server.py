@@ -63,11 +63,8 @@ class Handlers(MoveHandlers):
         self._accept("reboot", context, args)
 
     def rebuild_instance(self, context, args) -> None:
-        """Evacuations; a rebuild in place is not carried out by this version."""
-        if args["recreate"]:
-            self._accept("evacuate", context, args)
-        else:
-            self.unsupported(METHODS["rebuild_instance"], context, args)
+        """New disks in place; or, with ``recreate``, an evacuation to this host."""
+        self._accept("evacuate" if args["recreate"] else "rebuild", context, args)
 
     def pause_instance(self, context, args) -> None:
         self._accept("pause", context, args)

@@ -28,6 +28,7 @@ COMMANDS = {
     "server resume": "server:Resume",
     "server image create": "snapshot:ImageCreate",
     "server backup create": "snapshot:BackupCreate",
+    "server rebuild": "snapshot:Rebuild",
     "server resize": "move:Resize",
     "server resize confirm": "move:ResizeConfirm",
     "server resize revert": "move:ResizeRevert",

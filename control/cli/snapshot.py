@@ -1,14 +1,14 @@
-"""Commands that make images of servers."""
+"""Commands that make images of servers, and servers anew of images."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from control.cli.base import ShowOne, add_property, pairs, shown
+from control.cli.base import Command, ShowOne, add_property, pairs, shown
 from control.cli.image import KINDS
 from control.cli.server import add_wait
-from control.cli.wait import wait_for_image
+from control.cli.wait import wait_for, wait_for_image
 
 
 class ImageCreate(ShowOne):
@@ -58,3 +58,30 @@ class BackupCreate(ImageCreate):
     def arguments(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
         """Which kind, and how many stay."""
         return {"backup_type": parsed_args.type, "rotation": parsed_args.rotate}
+
+
+class Rebuild(Command):
+    """Give a server new disks from an image; what was on its disks is lost"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Options as openstackclient names them."""
+        parser = super().get_parser(prog_name)
+        add = parser.add_argument
+        add("--image", metavar="IMAGE", help="From this image (default: its own).")
+        add("--name", metavar="NAME", help="A new name for the server.")
+        add("--password", metavar="WORD", help="Its administrator's password (default: a new one).")
+        add_property(parser, "Metadata instead of what it has; may be repeated.")
+        add("server", metavar="SERVER", help="Name or ID.")
+        add_wait(parser, "it is as it was, on new disks")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Ask for it, then wait for its end if told to."""
+        server = self.client.call("server.show", server=parsed_args.server)
+        self.client.call("server.rebuild", server=server["id"], image=parsed_args.image,
+                         name=parsed_args.name, password=parsed_args.password,
+                         properties=pairs(parsed_args.property) or None)
+        if parsed_args.wait:
+            wanted = "stopped" if server["vm_state"] == "stopped" else "active"
+            wait_for(self.client, server, wanted, parsed_args.timeout)
+        return 0

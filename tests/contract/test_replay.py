@@ -46,7 +46,7 @@ class ReplayTest(testtools.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        home = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        home = self.home = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         path = home / "agent.conf"
         path.write_text(f"[DEFAULT]\nhost = {HOST}\nstate_path = {home}\ntransport_url = inproc://\n"
                         "compute_driver = fake\nreport_interval = 3600\n")
@@ -208,6 +208,14 @@ class ReplayTest(testtools.TestCase):
         self._verb("snapshot", "snapshot_instance")
         [image] = [image for image in self.images.list() if image.name == "snap"]
         self.assertEqual("active", image.status)
+
+    def test_rebuild(self) -> None:
+        image = wire.load("rebuild").cast("rebuild_instance").args["image_ref"]
+        if self.images.status({}, image) is None:
+            [known] = self.images.list()
+            self.images.create(str(self.home / "disk"), disk_format=known.disk_format,
+                               image_id=image)
+        self._verb("rebuild", "rebuild_instance")
 
     def queue(self, name: str, method: str) -> None:
         """Describe the image that a capture is about, as Nova's API did."""

@@ -115,6 +115,10 @@ PREPARED = {
     "snapshot": (states.ACTIVE, states.IMAGE_SNAPSHOT_PENDING, {"image_id": SNAPSHOT_ID}),
     "backup": (states.STOPPED, states.IMAGE_BACKUP,
                {"image_id": SNAPSHOT_ID, "backup_type": "daily", "rotation": 2}),
+    "rebuild": (states.ACTIVE, states.REBUILDING, {
+        "new_pass": "secret", "injected_files": [], "image_ref": fakes.IMAGE_ID,
+        "orig_image_ref": fakes.IMAGE_ID, "orig_sys_metadata": {}, "recreate": False,
+        "preserve_ephemeral": False}),
     "unsupported": (states.ACTIVE, "rescuing", {"method": "rescue_instance"}),
 }
 DEVICE = "a device that cannot be saved"
@@ -353,7 +357,8 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         violations=world.driver.fabric.violations(),
         devices=(world.driver._read(GUEST) or {}).get("devices", []),
         images={image: kept["status"] for image, kept in world.images.all().items()},
-        copies=[p.name for p in world.driver._dir(GUEST).glob("disk.cop*")],
+        copies=[p.name for p in (*world.driver._dir(GUEST).glob("disk.cop*"),
+                                 *world.driver.place.glob("*_resize"))],
         killed_again=killed_again)
     world.journal.engine.dispose()
     return made
@@ -364,13 +369,14 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
 DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.STOPPED,),
         "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,),
         "pause": (states.PAUSED,), "unpause": (states.ACTIVE,), "suspend": (states.SUSPENDED,),
-        "resume": (states.ACTIVE,), "snapshot": (states.ACTIVE,), "backup": (states.STOPPED,)}
+        "resume": (states.ACTIVE,), "snapshot": (states.ACTIVE,), "backup": (states.STOPPED,),
+        "rebuild": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
           "unpause": (states.PAUSED,), "suspend": (states.ACTIVE,),
           "resume": (states.SUSPENDED,), "snapshot": (states.ACTIVE,),
-          "backup": (states.STOPPED,)}
+          "backup": (states.STOPPED,), "rebuild": (states.ACTIVE,)}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 

@@ -57,3 +57,27 @@ class WaitTest(ImagesCase):
         code, out, err = self.run_cli(*self.WORDS)
         self.assertEqual((1, ""), (code, out))
         self.assertIn("No image was made of web: The disk is full.\nThe server is as it was.", err)
+
+
+class RebuildTest(ImagesCase):
+    def test_each_word_is_passed_on(self):
+        for words, args in (
+            ("server rebuild web", {}),
+            ("server rebuild --image i --name n --password p --property a=b web",
+             {"image": "i", "name": "n", "password": "p", "properties": {"a": "b"}}),
+        ):
+            self.assertEqual(("server.rebuild", {"server": WEB, **args}),
+                             self.called(*words.split()))
+
+    def test_it_is_waited_for_in_the_state_that_it_had(self):
+        for before in ("active", "stopped"):
+            self.plane.script("server.show", server(vm_state=before),
+                              server(vm_state=before, task_state="rebuilding"),
+                              server(vm_state=before))
+            code, _, err = self.run_cli("server", "rebuild", "--wait", "web")
+            self.assertEqual(0, code, err)
+        self.plane.script("server.show", server(), server(vm_state="error", fault={
+            "message": "It broke."}))
+        code, _, err = self.run_cli("server", "rebuild", "--wait", "web")
+        self.assertEqual(1, code)
+        self.assertIn("It broke.", err)
