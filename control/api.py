@@ -29,6 +29,7 @@ from control.objects import Call
 from control.objects.instances import load
 from control.rebuild import Rebuild
 from control.servers import C, Servers
+from control.shelving import Shelving
 from control.sleep import Sleep
 from control.snapshots import Snapshots
 from db.control.store import Store
@@ -40,8 +41,8 @@ EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
-class ControlPlane(Servers, Sleep, Snapshots, Rebuild, MoveVerbs, Migrations, Catalog, Images,
-                   Networks, Hosts):
+class ControlPlane(Servers, Sleep, Snapshots, Rebuild, Shelving, MoveVerbs, Migrations, Catalog,
+                   Images, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.

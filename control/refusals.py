@@ -11,7 +11,8 @@ from control.common import NOTHING
 
 Row = dict[str, Any]
 # Nova's words for what was asked, where they make no sentence.
-WORDS = {"createImage": "make an image of", "createBackup": "make a backup of"}
+WORDS = {"createImage": "make an image of", "createBackup": "make a backup of",
+         "shelveOffload": "offload"}
 
 
 def refusal(

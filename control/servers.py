@@ -56,6 +56,7 @@ class Servers:
     moves: Moves
     images: Any
     # given by the other parts of the control plane
+    forget_shelved_image: Callable[[str], None]
     _usable_image: Callable[[str], Image]
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
@@ -197,6 +198,7 @@ class Servers:
                 instance = load(call, C.uuid == uuid, attrs=SENT_ALL)[0]
                 devices = device_list(call, [uuid])
         tell_former()
+        self.forget_shelved_image(uuid)
         if local:
             return {**self._deleted(row), "task_state": None}
         self._tell(context, instance, {"task_state": row["task_state"]}, "terminate_instance",

@@ -53,6 +53,8 @@ class FakeImages:
         self.calls: dict[str, int] = {}
 
     def show(self, image_id):
+        if image_id in self.all():
+            return Image(id=image_id, disk_format="raw", size=4096)
         if image_id != IMAGE_ID:
             raise Refused(f"There is no image {image_id}.", code="image_not_found")
         return image()

@@ -190,6 +190,10 @@ class Driver(Protocol):
     def discard_copy(self, uuid: str) -> None:
         """Stop copying, and remove what there is of it. Quiet if there is nothing."""
 
+    def detach_base(self, uuid: str) -> None:
+        """Let the root disk of a guest that is off stand by itself, so that the image that it was
+        made of is not needed any more. Quiet if it does. Raises Retryable(code='disk_full')."""
+
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:
         """Raise Failed(code='disk_shrink') when the guest's disks are larger than the flavor."""

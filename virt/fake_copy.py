@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace as changed
 
@@ -9,7 +10,7 @@ from compute.errors import Failed, Refused, Retryable
 from compute.model import states
 from compute.model.guest import CopyState, Disk
 from virt.driver import Cancel, Progress
-from virt.fake_state import FakeState, hooked, replace
+from virt.fake_state import FakeState, content_of, hooked, replace
 
 COPYING, COPY = "disk.copying", "disk.copy"
 ON = (states.RUNNING, states.POWER_PAUSED)
@@ -73,6 +74,12 @@ class FakeCopy(FakeState):
         if found is not None and "copy" in found:
             self._write(uuid, {key: value for key, value in found.items() if key != "copy"})
         self._remove_copies(uuid)
+
+    @hooked
+    def detach_base(self, uuid: str) -> None:
+        self._see_unused(uuid, "the base is taken away of")
+        path = self._dir(uuid) / "disk"
+        replace(path, json.dumps({**(content_of(path) or {}), "base": ""}).encode())
 
     def _root(self, uuid: str) -> Disk:
         root = next((d for d in self._listed(self._dir(uuid)) if d.role == "root"), None)

@@ -204,7 +204,7 @@ class FakeState:
         "cached_image", "fetch_image", "check_image", "create_disks", "delete_disks",
         "quarantine_disks", "sweep", "check_resize",
         "set_aside_disks", "bring_back_disks", "aside_disks", "delete_aside_disks", "copy_disks",
-        "grow_disks", "copy_off", "copied", "host_uptime"})
+        "grow_disks", "copy_off", "copied", "detach_base", "host_uptime"})
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None, hostname: str,
                  fabric: str | os.PathLike | None, shared: bool):

@@ -17,12 +17,15 @@ from compute.operations.resize_out import ResizeOut
 from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
 from compute.operations.resume import Resume
+from compute.operations.shelve import Shelve
+from compute.operations.shelve_offload import ShelveOffload
 from compute.operations.snapshot import Snapshot
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
 from compute.operations.suspend import Suspend
 from compute.operations.unpause import Unpause
+from compute.operations.unshelve import Unshelve
 from compute.operations.unsupported import Unsupported
 from compute.operations.vacate import Vacate
 
@@ -30,7 +33,7 @@ OPERATIONS: dict[str, Operation] = {
     operation.verb: operation
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
-        Snapshot(), Backup(), Rebuild(),
+        Snapshot(), Backup(), Rebuild(), Shelve(), ShelveOffload(), Unshelve(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

@@ -23,7 +23,6 @@ MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone
 UNSUPPORTED_TASKS = {
     "rescuing": "rescue_instance", "unrescuing": "unrescue_instance",
     "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
-    "shelving": "shelve_instance",
 }
 AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor
 HERE = (states.ACTIVE, states.PAUSED, states.SUSPENDED)  # vm_states that need a domain

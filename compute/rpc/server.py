@@ -84,6 +84,15 @@ class Handlers(MoveHandlers):
     def backup_instance(self, context, args) -> None:
         self._accept("backup", context, args)
 
+    def shelve_instance(self, context, args) -> None:
+        self._accept("shelve", context, args)
+
+    def shelve_offload_instance(self, context, args) -> None:
+        self._accept("shelve_offload", context, args)
+
+    def unshelve_instance(self, context, args) -> None:
+        self._accept("unshelve", context, args)
+
     def get_console_output(self, context, args) -> str:
         """The console log's last ``tail_length`` lines, or all that is kept (100 KiB)."""
         uuid = wire.instance_of(args)["uuid"]

@@ -29,6 +29,8 @@ COMMANDS = {
     "server image create": "snapshot:ImageCreate",
     "server backup create": "snapshot:BackupCreate",
     "server rebuild": "snapshot:Rebuild",
+    "server shelve": "snapshot:Shelve",
+    "server unshelve": "snapshot:Unshelve",
     "server resize": "move:Resize",
     "server resize confirm": "move:ResizeConfirm",
     "server resize revert": "move:ResizeRevert",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from control.cli.base import Command, ShowOne, add_property, pairs, shown
+from compute.errors import MagnetarError
+from control.cli.base import Command, ShowOne, add_property, pairs, shown, tell
 from control.cli.image import KINDS
-from control.cli.server import add_wait
+from control.cli.server import Verb, add_wait
 from control.cli.wait import wait_for, wait_for_image
 
 
@@ -85,3 +86,59 @@ class Rebuild(Command):
             wanted = "stopped" if server["vm_state"] == "stopped" else "active"
             wait_for(self.client, server, wanted, parsed_args.timeout)
         return 0
+
+
+class Shelve(Verb):
+    """Shelve servers: they are stopped and kept as images; their addresses stay theirs"""
+
+    method, awaited = "server.shelve", "they are shelved"
+    shelved = ("shelved", "shelved_offloaded")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """--offload as openstackclient has it."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--offload", action="store_true",
+                            help="Also give their disks and room on their hosts back.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Ask for all of them; to be offloaded they have to be shelved first, which is waited for.
+        """
+        code = 0
+        for name in parsed_args.server:
+            try:
+                server = self.client.call("server.show", server=name)
+                self.one(server, parsed_args)
+            except MagnetarError as error:
+                tell(error)
+                code = 1
+        return code
+
+    def one(self, server: dict[str, Any], parsed_args: argparse.Namespace) -> None:
+        """One server, as far as was asked for."""
+        now = server
+        if not parsed_args.offload or server["vm_state"] != "shelved":
+            self.client.call(self.method, server=server["id"])
+            if not (parsed_args.wait or parsed_args.offload):
+                return
+            now = wait_for(self.client, server, self.shelved, parsed_args.timeout) or server
+        if parsed_args.offload and now["vm_state"] == "shelved":
+            self.client.call("server.shelve_offload", server=server["id"])
+            if parsed_args.wait:
+                wait_for(self.client, server, "shelved_offloaded", parsed_args.timeout)
+
+
+class Unshelve(Verb):
+    """Start shelved servers: where they are, or, offloaded, where there is room"""
+
+    method, wanted, awaited = "server.unshelve", "active", "they are active"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """--host as openstackclient has it."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--host", metavar="HOST", help="Start offloaded ones on this host.")
+        return parser
+
+    def arguments(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
+        """Where to."""
+        return {"host": parsed_args.host}

@@ -217,6 +217,16 @@ class ReplayTest(testtools.TestCase):
                                image_id=image)
         self._verb("rebuild", "rebuild_instance")
 
+    def test_shelve_with_offload(self) -> None:
+        self.queue("shelve", "shelve_instance")
+        self._verb("shelve", "shelve_instance")
+        self.assertIsNone(self.kept.fields["host"])
+
+    def test_unshelve(self) -> None:
+        self.queue("shelve", "shelve_instance")
+        self._verb("unshelve", "unshelve_instance", ("shelve", "shelve_instance"))
+        self.assertEqual(HOST, self.kept.fields["host"])
+
     def queue(self, name: str, method: str) -> None:
         """Describe the image that a capture is about, as Nova's API did."""
         image = wire.load(name).cast(method).args["image_id"]

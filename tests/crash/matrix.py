@@ -115,6 +115,9 @@ PREPARED = {
     "snapshot": (states.ACTIVE, states.IMAGE_SNAPSHOT_PENDING, {"image_id": SNAPSHOT_ID}),
     "backup": (states.STOPPED, states.IMAGE_BACKUP,
                {"image_id": SNAPSHOT_ID, "backup_type": "daily", "rotation": 2}),
+    "shelve": (states.ACTIVE, states.SHELVING, {"image_id": SNAPSHOT_ID}),
+    "shelve_offload": (states.SHELVED, states.SHELVING_OFFLOADING, {}),
+    "unshelve": (states.SHELVED_OFFLOADED, states.UNSHELVING, {"image": {"id": SNAPSHOT_ID}}),
     "rebuild": (states.ACTIVE, states.REBUILDING, {
         "new_pass": "secret", "injected_files": [], "image_ref": fakes.IMAGE_ID,
         "orig_image_ref": fakes.IMAGE_ID, "orig_sys_metadata": {}, "recreate": False,
@@ -166,6 +169,8 @@ def _bring_to(world, vm_state: str) -> None:
         world.driver.attach(GUEST, DEVICE)
         prim = world.conductor.set(GUEST, task_state=states.SUSPENDING)
         run_now(world, "suspend", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
+    elif vm_state in (states.SHELVED, states.SHELVED_OFFLOADED):
+        _shelve(world, vm_state == states.SHELVED_OFFLOADED)
 
 
 def _describe_images(world) -> None:
@@ -176,6 +181,15 @@ def _describe_images(world) -> None:
         world.images.upload({}, image, str(world.driver._dir(GUEST) / "disk"), "qcow2",
                             lambda *_: None, lambda: None)
     world.images.reserve(SNAPSHOT_ID, **kept)
+
+
+def _shelve(world, offload: bool) -> None:
+    """Shelve the guest, and let it leave the host."""
+    _describe_images(world)
+    world.conf.shelved_offload_time = 0 if offload else -1
+    prim = world.conductor.set(GUEST, task_state=states.SHELVING)
+    run_now(world, "shelve", {"instance": prim, "image_id": SNAPSHOT_ID},
+            {**CONTEXT, "request_id": "req-shelve"})
 
 
 def _remove(path: pathlib.Path, maker: int) -> None:
@@ -196,7 +210,7 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     _bring_to(world, vm_state)
     if verb == "suspend":
         world.driver.attach(GUEST, DEVICE)
-    if verb in ("snapshot", "backup"):
+    if verb in ("snapshot", "backup", "shelve"):
         _describe_images(world)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
@@ -370,13 +384,16 @@ DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.ST
         "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,),
         "pause": (states.PAUSED,), "unpause": (states.ACTIVE,), "suspend": (states.SUSPENDED,),
         "resume": (states.ACTIVE,), "snapshot": (states.ACTIVE,), "backup": (states.STOPPED,),
-        "rebuild": (states.ACTIVE,)}
+        "rebuild": (states.ACTIVE,), "shelve": (states.SHELVED_OFFLOADED,),
+        "shelve_offload": (states.SHELVED_OFFLOADED,), "unshelve": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
           "unpause": (states.PAUSED,), "suspend": (states.ACTIVE,),
           "resume": (states.SUSPENDED,), "snapshot": (states.ACTIVE,),
-          "backup": (states.STOPPED,), "rebuild": (states.ACTIVE,)}
+          "backup": (states.STOPPED,), "rebuild": (states.ACTIVE,),
+          "shelve": (states.ACTIVE,), "shelve_offload": (states.SHELVED,),
+          "unshelve": (states.SHELVED_OFFLOADED,)}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 
@@ -406,7 +423,13 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     gone = verb in ("delete", "reap")
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")
-    if gone or fields["host"] is None:  # deleted, or a build that was handed back
+    if fields["vm_state"] == states.SHELVED_OFFLOADED and not gone:
+        left = (found.domains, sorted(found.claims), fields["host"], fields["task_state"])
+        if left != (0, [], None, None) or fields["vm_state"] not in expected:
+            made.append(f"it is offloaded, and left are {left}")
+        if SNAPSHOT_ID not in found.images:
+            made.append("its image is gone")
+    elif gone or fields["host"] is None:  # deleted, or a build that was handed back
         if found.domains or found.ports or found.claims:
             made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
     elif (found.domains, len(found.ports), found.claims) != (1, 1, kinds):

@@ -81,3 +81,35 @@ class RebuildTest(ImagesCase):
         code, _, err = self.run_cli("server", "rebuild", "--wait", "web")
         self.assertEqual(1, code)
         self.assertIn("It broke.", err)
+
+
+class ShelveTest(ImagesCase):
+    def test_each_word_is_passed_on(self):
+        for words, method, args in (
+            ("server shelve web", "server.shelve", {}),
+            ("server unshelve web", "server.unshelve", {}),
+            ("server unshelve --host h2 web", "server.unshelve", {"host": "h2"}),
+        ):
+            self.assertEqual((method, {"server": WEB, **args}), self.called(*words.split()))
+
+    def methods(self) -> list[str]:
+        return [name for name, _ in self.plane.calls
+                if name not in ("server.show", "op.list", "server.actions")]
+
+    def test_offloaded_after_it_is_shelved(self):
+        for states, asked in (
+            (("active", "shelved", "shelved_offloaded"),
+             ["server.shelve", "server.shelve_offload"]),
+            (("shelved", "shelved_offloaded"), ["server.shelve_offload"]),
+            (("active", "shelved_offloaded"), ["server.shelve"]),
+        ):
+            self.plane.calls.clear()
+            self.plane.script("server.show", *(server(vm_state=state) for state in states))
+            code, _, err = self.run_cli("server", "shelve", "--offload", "--wait", "web")
+            self.assertEqual((0, asked), (code, self.methods()), err)
+
+    def test_one_that_failed_does_not_keep_the_others_from_it(self):
+        self.plane.answers["server.show"] = server(vm_state="active")
+        code, _, err = self.run_cli("server", "shelve", "--wait", "web", "web")
+        self.assertEqual((1, ["server.shelve"] * 2), (code, self.methods()))
+        self.assertIn("did not become shelved or shelved_offloaded", err)

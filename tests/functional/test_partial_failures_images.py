@@ -6,10 +6,18 @@ A test or more for each row of the list of partial failures that is about snapsh
 from __future__ import annotations
 
 from compute.engine.clock import SystemClock
-from compute.errors import Retryable
+from compute.errors import Failed, Retryable
 from compute.model import states
 from db.journal import rows
-from tests.crash.matrix import CONTEXT, GUEST, OLD_IDS, SNAPSHOT_ID, _describe_images, run_now
+from tests.crash.matrix import (
+    CONTEXT,
+    GUEST,
+    OLD_IDS,
+    PREPARED,
+    SNAPSHOT_ID,
+    _describe_images,
+    run_now,
+)
 from tests.functional import test_partial_failures_sleep as sleep
 from virt.fake_copy import COPY, COPYING
 
@@ -146,6 +154,101 @@ class Row24Test(ImageFailureTest):
                 self.assertEqual({OLD_IDS[1], SNAPSHOT_ID}, set(self.images()))
 
 
+class ShelveFailureTest(ImageFailureTest):
+    """The guest is shelved, offloaded and unshelved."""
+
+    def asked(self, verb: str) -> dict:
+        if verb not in ("shelve", "shelve_offload", "unshelve"):
+            return super().asked(verb)
+        _, task, args = PREPARED[verb]
+        return {"instance": self.world.conductor.set(GUEST, task_state=task), **args}
+
+    def shelved(self, offload: bool) -> None:
+        self.build()
+        self.world.conf.shelved_offload_time = 0 if offload else -1
+        run_now(self.world, "shelve", self.asked("shelve"), {**CONTEXT, "request_id": "req-s"})
+
+    def assert_offloaded(self) -> None:
+        fields = self.fields()
+        self.assertEqual((states.SHELVED_OFFLOADED, None, None), (
+            fields["vm_state"], fields["task_state"], fields["host"]))
+        self.assertIsNone(self.state())
+        self.assertFalse(self.world.driver._dir(GUEST).exists())
+        self.assertEqual([], self.world.journal.claims(guest=GUEST))
+        self.assertEqual("active", self.images()[SNAPSHOT_ID])
+        self.assertEqual([], self.findings())
+
+    def told_to_stop(self) -> None:
+        self.open()
+        [row] = self.world.journal.find(active=True)
+        self.world.journal.update(row.id, abort="not wanted")
+        self.recovered()
+        self.assertEqual(rows.UNDONE, self.world.journal.row(row.id).state)
+
+
+class Row25Test(ShelveFailureTest):
+    """Killed in a shelving."""
+
+    def test_row_25_it_is_shelved(self):
+        for step in ("shutdown", "copy", "upload", "record", "disks", "offloaded"):
+            self.build()
+            self.killed("shelve", f"{step}.after_effect")
+            self.recovered()
+            self.assert_offloaded()
+
+    def test_row_25_told_to_stop_it_runs_again_and_there_is_no_image(self):
+        for step in ("shutdown", "off", "copy"):
+            self.build()
+            self.killed("shelve", f"{step}.after_record")
+            self.told_to_stop()
+            self.assert_is(states.ACTIVE, states.RUNNING)
+            self.assertNotIn(SNAPSHOT_ID, self.images())
+            self.assert_tidy()
+
+
+class Row26Test(ShelveFailureTest):
+    """Killed in an offloading."""
+
+    def test_row_26_it_leaves_the_host_whole(self):
+        for step in ("image", "domain", "disks", "offloaded"):
+            for moment in sleep.MOMENTS:
+                self.shelved(offload=False)
+                self.killed("shelve_offload", f"{step}.{moment}")
+                self.recovered()
+                self.assert_offloaded()
+
+
+class Row27Test(ShelveFailureTest):
+    """An unshelving that fails."""
+
+    def test_row_27_nothing_of_it_is_on_the_host(self):
+        self.shelved(offload=True)
+        self.world.driver.hook = broken("power_on")
+        run_now(self.world, "unshelve", self.asked("unshelve"), {**CONTEXT, "request_id": "r"})
+        self.world.driver.hook = lambda method, when: None
+        self.assert_offloaded()
+
+
+class Row28Test(ShelveFailureTest):
+    """Killed in an unshelving."""
+
+    def test_row_28_it_runs(self):
+        for step in ("claim", "disks", "power", "record", "former"):
+            for moment in sleep.MOMENTS[1:]:
+                self.shelved(offload=True)
+                self.killed("unshelve", f"{step}.{moment}")
+                self.recovered()
+                self.assert_is(states.ACTIVE, states.RUNNING)
+                self.assertNotIn(SNAPSHOT_ID, self.images())
+
+    def test_row_28_told_to_stop_it_is_offloaded_and_its_image_is_kept(self):
+        for step in ("claim", "disks", "power"):
+            self.shelved(offload=True)
+            self.killed("unshelve", f"{step}.after_record")
+            self.told_to_stop()
+            self.assert_offloaded()
+
+
 class Hasty(SystemClock):
     """Nobody waits."""
 
@@ -159,5 +262,14 @@ def fails(method: str):
         if (name, when) == (method, "before"):
             raise Retryable("The image service is full.", now="Nothing was stored.",
                             next="Free space there.", code="disk_full")
+
+    return hook
+
+
+def broken(method: str):
+    """A hook that makes a method fail for good."""
+    def hook(name: str, when: str) -> None:
+        if (name, when) == (method, "before"):
+            raise Failed("It is broken.", code="broken")
 
     return hook

@@ -9,11 +9,12 @@ import subprocess
 import libvirt
 
 from tests.integration import test_real_guest
+from tests.integration.modes import EVENTLET, once
 
-POINTS = ("snapshot.copy.after_intent", "snapshot.copy.after_effect",
-          "snapshot.upload.after_effect", "snapshot.tidy.after_intent")
+POINTS = ("snapshot.copy.after_intent", "snapshot.upload.after_effect")
 
 
+@once("libvirt and QEMU do the same, and whole agents run in both modes elsewhere", EVENTLET)
 class RealImagesTest(test_real_guest.RealGuest):
     """One guest goes through all verbs, since most of the time goes by while it boots."""
 
@@ -69,16 +70,53 @@ class RealImagesTest(test_real_guest.RealGuest):
         self.agent.call("server.image_create", server=test_real_guest.NAME, name=name)
         self.settled("active")
 
-    def test_images_of_a_guest_that_runs(self):
+    def test_all_verbs_that_make_images_and_use_them(self):
         self.snapshot("live")
         self.is_whole("live")
         self.goes_on()
+        count = self.ticks()[-1]
         for number, point in enumerate(POINTS):
-            self.agent.kill()
-            self.agent.start(kill_at=point)
-            self.agent.ask_and_die("server.image_create", server=test_real_guest.NAME,
-                                   name=f"killed-{number}")
-            self.agent.start()
+            self.killed(point, "image_create", name=f"killed-{number}")
             self.settled("active")
             self.is_whole(f"killed-{number}")
         self.goes_on()
+        self.rebuilt("live", at_least=count)
+        self.shelved(at_least=self.ticks()[-1])
+
+    def killed(self, point: str, verb: str, **args: object) -> None:
+        """The agent dies at a point of a verb, and is started again."""
+        self.agent.kill()
+        self.agent.start(kill_at=point)
+        self.agent.ask_and_die(f"server.{verb}", server=test_real_guest.NAME, **args)
+        self.agent.start()
+
+    def rebuilt(self, image: str, at_least: int) -> None:
+        """New disks from an image of the guest, while the agent dies: it counts on from where the
+        image was made."""
+        self.killed("rebuild.power.after_effect", "rebuild", image=image)
+        self.settled("active")
+        self.counts_from(at_least)
+        self.said("GUEST-CONFIG-DRIVE")
+        self.assertEqual([], list(self.agent.state.glob("instances/*_resize")))
+
+    def counts_from(self, least: int) -> int:
+        """The guest booted from disks on which it had counted so far."""
+        self.said(r"TICK \d+", 2)
+        self.assertGreater(self.ticks()[0], least - 10)
+        return self.ticks()[-1]
+
+    def shelved(self, at_least: int) -> None:
+        """It leaves the host while the agent dies, and comes back with what it had counted."""
+        self.killed("shelve.upload.after_effect", "shelve")
+        self.settled("shelved_offloaded")
+        for path in ("instances/????????-????-*", "instances/_quarantine/*"):
+            self.assertEqual([], list(self.agent.state.glob(path)))
+        self.assertEqual([], self.agent.call("audit")["findings"])
+        self.agent.call("server.unshelve", server=test_real_guest.NAME)
+        self.settled("active")
+        self.counts_from(at_least)
+        self.assertEqual([], self.images(f"{test_real_guest.NAME}-shelved"))
+        [disk] = self.agent.state.glob("instances/????????-????-*/disk")
+        self.assertNotIn("backing", subprocess.run(
+            ["qemu-img", "info", "-U", disk], check=True, text=True, capture_output=True).stdout)
+        self.assertEqual([], self.agent.call("audit")["findings"])

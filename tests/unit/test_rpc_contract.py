@@ -30,7 +30,8 @@ CARRIED_OUT = {
     "live_migration_force_complete", "pre_live_migration",
     "post_live_migration_at_destination", "rollback_live_migration_at_destination",
     "drop_move_claim_at_destination", "check_instance_shared_storage", "rebuild_instance",
-    "snapshot_instance", "backup_instance",
+    "snapshot_instance", "backup_instance", "shelve_instance", "shelve_offload_instance",
+    "unshelve_instance",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",

@@ -59,6 +59,9 @@ class Stored:
     def copied(self, uuid: str) -> Disk | None:
         return self.store.copies.whole(uuid)
 
+    def detach_base(self, uuid: str) -> None:
+        self.store.copies.detach_base(uuid)
+
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:
         self.store.check_resize(guest, flavor)

@@ -196,6 +196,13 @@ class QemuImg:
         argv = ("convert", "-q", "-f", format, "-O", format, source, target)
         self._run(*argv, more_cpu=_more_cpu(size), cancel=cancel)
 
+    def absorb(self, path: str, size: int) -> None:
+        """Write the contents of a qcow2 file's base into it, and let it forget the base.
+
+        ``size`` in bytes is only used for the limit of CPU time.
+        """
+        self._run("rebase", "-q", "-f", "qcow2", "-b", "", path, more_cpu=_more_cpu(size))
+
     def _run(
         self, *argv: str, accept: Sequence[int] = (0,), more_cpu: int = 0,
         cancel: Callable[[], None] = lambda: None,

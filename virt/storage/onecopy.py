@@ -13,7 +13,7 @@ from compute.errors import Failed
 from compute.model.guest import Disk
 from virt.driver import Cancel, Progress
 from virt.storage import command, files
-from virt.storage.dirs import Dirs
+from virt.storage.dirs import Dirs, backing_file
 
 MAKING, WHOLE = "disk.copying", "disk.copy"
 
@@ -79,6 +79,19 @@ class OneCopy:
         with files.explained(f"Removing the copy of the disk of guest {uuid}"):
             for name in (MAKING, WHOLE):
                 files.remove(self._path(uuid, name))
+
+    def detach_base(self, uuid: str) -> None:
+        """Let the root disk stand by itself, in place: what it has of its base is written into it
+        before its header forgets the base. Raises Retryable(code='disk_full')."""
+        record = self._dirs.record(uuid)
+        if record is None or not record.base:
+            return
+        root = self.root(uuid)
+        with files.explained(f"Writing the base of the disk of guest {uuid} into it"):
+            if root.format == "qcow2" and backing_file(root.path):
+                self._qemu_img.absorb(root.path, root.size)
+                files.sync(root.path)
+            self._dirs.write(uuid, replace(record, image_id="", base=""))
 
     def _path(self, uuid: str, name: str) -> str:
         return os.path.join(self._dirs.of(uuid), name)
