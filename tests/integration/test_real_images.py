@@ -9,12 +9,12 @@ import subprocess
 import libvirt
 
 from tests.integration import test_real_guest
-from tests.integration.modes import EVENTLET, once
+from tests.modes import AGENTS, EVENTLET, once
 
 POINTS = ("snapshot.copy.after_intent", "snapshot.upload.after_effect")
 
 
-@once("libvirt and QEMU do the same, and whole agents run in both modes elsewhere", EVENTLET)
+@once(AGENTS, EVENTLET)
 class RealImagesTest(test_real_guest.RealGuest):
     """One guest goes through all verbs, since most of the time goes by while it boots."""
 
