@@ -31,6 +31,7 @@ from compute.operator.verbs import OperatorVerbs
 from compute.recovery.observe import Observation
 from compute.recovery.reconcile import Reconciler, restore_claims
 from compute.recovery.resizes import Resizes
+from compute.recovery.shelved import ShelvedGuests
 from compute.recovery.timers import Timers
 from compute.resources.node import Node
 from compute.resources.tracker import Tracker
@@ -148,6 +149,7 @@ class Agent:
         self.reconciler = Reconciler(self.manager, self.context)
         self.resizes = Resizes(self.manager, self.context)
         self.timers = Timers(self.manager, self.context)
+        self.shelved = ShelvedGuests(self.manager, self.context)
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
@@ -262,6 +264,7 @@ class Agent:
             self._sweep(seen)
         self.resizes.run_pass()
         self.timers.run_pass(seen)
+        self.shelved.run_pass(seen)
         return seen
 
     def _sweep(self, seen: Observation) -> None:

@@ -26,8 +26,7 @@ from db.journal import OperationRow, rows
 
 LOG = logging.getLogger(__name__)
 SECRET_ARGS = {"admin_password": "admin_pass", "rescue_password": "admin_pass",
-               "new_pass": "new_pass",                "injected_files": "files",
-               "contents": "contents"}
+               "new_pass": "admin_pass", "injected_files": "files", "contents": "contents"}
 SECRET_CONTEXT = ("auth_token",)
 NOT_KEPT_CONTEXT = ("service_catalog",)
 MOVES = 64  # workers of moves: most of them wait for a slot or for the hypervisor

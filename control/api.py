@@ -27,8 +27,11 @@ from control.moves.views import Migrations
 from control.networks import Networks
 from control.objects import Call
 from control.objects.instances import load
+from control.rebuild import Rebuild
 from control.servers import C, Servers
+from control.shelving import Shelving
 from control.sleep import Sleep
+from control.snapshots import Snapshots
 from control.tending import Tending
 from db.control.store import Store
 
@@ -39,8 +42,8 @@ EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
-class ControlPlane(Servers, Sleep, Tending, MoveVerbs, Migrations, Catalog, Images, Networks,
-                   Hosts):
+class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, MoveVerbs, Migrations,
+                   Catalog, Images, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.

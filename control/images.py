@@ -60,6 +60,17 @@ class Images:
         """Delete an image; servers made from it keep running."""
         self.images.delete(self._image(image).id)
 
+    def _usable_image(self, key: str) -> Image:
+        """An image that a server can be made from."""
+        image = self._image(key)
+        if image.status != "active":
+            raise Refused(
+                f"Image {image.name or image.id} is {image.status}: its host has not stored it "
+                "yet.", now=NOTHING, code="image_not_active",
+                next=f"Wait until 'magnetar image show {image.id}' says active.",
+            )
+        return image
+
     def _image(self, key: str) -> Image:
         found = {image.id: image for image in self.images.list() if key in (image.id, image.name)}
         row = common.one("image", key, [{"uuid": image_id} for image_id in found])

@@ -10,6 +10,9 @@ from control import common
 from control.common import NOTHING
 
 Row = dict[str, Any]
+# Nova's words for what was asked, where they make no sentence.
+WORDS = {"createImage": "make an image of", "createBackup": "make a backup of",
+         "shelveOffload": "offload"}
 
 
 def refusal(
@@ -20,7 +23,7 @@ def refusal(
     tasks: Sequence[str | None],
 ) -> Refused:
     """Why a verb cannot be had now: ``busy``, ``bad_state`` or ``not_ready``."""
-    name = seen["display_name"]
+    name, verb = seen["display_name"], WORDS.get(verb, verb)
     if row is None:
         return common.not_found("server", name)
     if row["task_state"] is not None and row["task_state"] not in tasks:

@@ -56,7 +56,8 @@ class Servers:
     moves: Moves
     images: Any
     # given by the other parts of the control plane
-    _image: Callable[[str], Image]
+    forget_shelved_image: Callable[[str], None]
+    _usable_image: Callable[[str], Image]
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
     _public_key: Callable[[str | None, str | None], str | None]
@@ -105,6 +106,12 @@ class Servers:
             for row in rows
         ]
 
+    def _fields(self, uuid: str) -> Row:
+        """All that the control plane keeps of a server."""
+        with self.store.begin() as connection:
+            extra = ("system_metadata", "flavor")
+            return instances.query(connection, C.uuid == uuid, extra=extra)[0]
+
     def _find(self, server: str, deleted: bool = False) -> Row:
         with self.store.begin() as connection:
             rows = instances.query(
@@ -142,7 +149,7 @@ class Servers:
         context = context_for(request_id)
         wish = Wish(
             name=common.checked_name("server", name),
-            image=self._image(image), flavor=self._flavor(flavor),
+            image=self._usable_image(image), flavor=self._flavor(flavor),
             networks=tuple(self._networks(networks)),
             key_name=key_name, public_key=self._public_key(key_name, public_key),
             user_data=checked_user_data(user_data), config_drive=bool(config_drive),
@@ -191,9 +198,11 @@ class Servers:
                 instance = load(call, C.uuid == uuid, attrs=SENT_ALL)[0]
                 devices = device_list(call, [uuid])
         tell_former()
+        self.forget_shelved_image(uuid)
         if local:
             return {**self._deleted(row), "task_state": None}
-        self._tell(context, instance, row["task_state"], "terminate_instance", bdms=devices)
+        self._tell(context, instance, {"task_state": row["task_state"]}, "terminate_instance",
+                   bdms=devices)
         return self.server_show(uuid)
 
     @staticmethod
@@ -236,10 +245,13 @@ class Servers:
     def _act(
         self, server: str, verb: str, vm_states: Sequence[str], tasks: Sequence[str | None],
         task: str, method: str, attrs: Sequence[str], args: Row, request_id: str | None,
+        change: Row | None = None,
     ) -> Row:
         """Set task_state if the server is in one of these states, and tell its host.
 
         A request id that was used for this verb on this server before has no second effect.
+
+        :param change: further columns to save along, as long as the message can be sent.
 
         :raises Refused: ``busy`` (something else is going on), ``bad_state``, ``not_ready``.
         """
@@ -252,13 +264,17 @@ class Servers:
             where = (instances.matches(C.vm_state, vm_states),
                      instances.matches(C.task_state, tasks),
                      C.host.is_not(None), C.launched_at.is_not(None))
-            values = {"task_state": task, "progress": 0}
+            kept = ("system_metadata", "metadata")
+            full = (instances.get(connection, uuid, extra=kept) if change else None) or {}
+            before = {"task_state": row["task_state"],
+                      **{name: full.get(name) for name in change or ()}}
+            values = {"task_state": task, "progress": 0, **(change or {})}
             if instances.save(connection, uuid, values, *where) is None:
                 raise refusal(instances.get(connection, uuid), row, verb, vm_states, tasks)
             records.start_action(connection, verb, uuid, context.request_id or "",
                                  context.user_id, context.project_id)
             instance = load(Call(connection, context), C.uuid == uuid, attrs=attrs)[0]
-        self._tell(context, instance, row["task_state"], method, **args)
+        self._tell(context, instance, before, method, **args)
         return self.server_show(uuid)
 
     def _asked(self, uuid: str, verb: str, request_id: str) -> bool:
@@ -267,16 +283,15 @@ class Servers:
             action = records.find_action(connection, uuid, request_id)
         return action is not None and action["action"] == verb
 
-    def _tell(self, context: Context, instance: Row, before: str | None, method: str,
+    def _tell(self, context: Context, instance: Row, before: Row, method: str,
               **args: Any) -> None:
-        """Send a verb to a server's host; when it cannot be sent, take task_state back."""
+        """Send a verb to a server's host; when it cannot be sent, take what was saved back."""
         data = primitives.data(instance)
         try:
             self.computes.cast(context, data["host"], method, instance=instance, **args)
         except MagnetarError:
             with self.store.begin() as connection:
-                instances.save(connection, data["uuid"], {"task_state": before},
-                               C.task_state == data["task_state"])
+                instances.save(connection, data["uuid"], before, C.task_state == data["task_state"])
                 records.forget_action(connection, data["uuid"], context.request_id)
             raise
 
@@ -328,7 +343,7 @@ def checked_user_data(text: str | None) -> str | None:
     return encoded
 
 
-def check_fit(image: Image, flavor: Row) -> None:
+def check_fit(image: Image, flavor: Row, now: str = "No server was created.") -> None:
     """Whether a flavor is large enough for what the image says of itself.
 
     :raises Refused: code ``flavor_too_small``.
@@ -345,7 +360,7 @@ def check_fit(image: Image, flavor: Row) -> None:
     if reason:
         raise Refused(
             f"Flavor {flavor['name']} is too small for image {image.name or image.id}: {reason}.",
-            now="No server was created.", next="Choose a larger flavor.", code="flavor_too_small",
+            now=now, next="Choose a larger flavor.", code="flavor_too_small",
         )
 
 

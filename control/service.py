@@ -89,6 +89,7 @@ class Service:
             try:
                 self.control.builds.resume(age)
                 self.control.moves.resume(age)
+                self.control.resume_unshelving(age)
                 self.control.clean_networks(self._unfinished)
                 self._unfinished = []
             except Exception:

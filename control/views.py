@@ -89,7 +89,7 @@ def flavor(row: Row) -> Row:
 
 def image(found: Image) -> Row:
     """An image: size in bytes, ``min_disk`` GiB, ``min_ram`` MiB."""
-    return {**asdict(found), "properties": dict(found.properties), "status": "active"}
+    return {**asdict(found), "properties": dict(found.properties)}
 
 
 def network(row: Row, ports: int) -> Row:

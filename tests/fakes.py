@@ -6,6 +6,7 @@ control plane is in tests/fake_conductor.py, the way between agents in tests/fak
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import types
@@ -33,7 +34,7 @@ from db.engine import migrate, open_engine
 from db.journal import Journal
 from tests.fake_conductor import HOST, FakeConductor, migration
 from tests.fake_peers import Exchange, FakePeers
-from virt.fake import FakeDriver, hooked
+from virt.fake import FakeDriver, hooked, replace
 
 __all__ = ["HOST", "Exchange", "FakeConductor", "FakeDriver", "FakePeers", "migration"]
 IMAGE_ID = "11111111-2222-3333-4444-555555555555"
@@ -41,9 +42,19 @@ NETWORK_ID = "99999999-2222-3333-4444-555555555555"
 
 
 class FakeImages:
-    """One image."""
+    """One image to boot from; and those that hosts fill, one file each.
+
+    :param hook: called with the name of each method that changes one, ``before`` and ``after``.
+    """
+
+    def __init__(self, root, hook: Callable[[str, str], None] | None = None):
+        self.root = pathlib.Path(root)
+        self.hook = hook or (lambda method, when: None)
+        self.calls: dict[str, int] = {}
 
     def show(self, image_id):
+        if image_id in self.all():
+            return Image(id=image_id, disk_format="raw", size=4096)
         if image_id != IMAGE_ID:
             raise Refused(f"There is no image {image_id}.", code="image_not_found")
         return image()
@@ -52,6 +63,45 @@ class FakeImages:
         cancel()
         pathlib.Path(path).write_bytes(b"\0" * 4096)
         progress(4096, 4096)
+
+    # -- those that hosts fill ----------------------------------------------------------------
+    def reserve(self, image_id, **properties):
+        """As the control plane's API does."""
+        self._write(image_id, {"status": "queued", "properties": properties,
+                               "made": len(self.all())})
+
+    def all(self) -> dict:
+        """What is kept, by id: {status, properties, made, content, format}."""
+        return {path.name: json.loads(path.read_bytes()) for path in self.root.glob("*-*")} \
+            if self.root.exists() else {}
+
+    def _write(self, image_id, kept):
+        self.root.mkdir(parents=True, exist_ok=True)
+        replace(self.root / image_id, json.dumps(kept).encode())
+
+    @hooked
+    def find(self, context, properties):
+        found = sorted(self.all().items(), key=lambda item: -item[1]["made"])
+        return tuple(Image(id=image_id, status=kept["status"], properties=kept["properties"])
+                     for image_id, kept in found
+                     if properties.items() <= kept["properties"].items())
+
+    @hooked
+    def status(self, context, image_id):
+        return self.all().get(image_id, {}).get("status")
+
+    @hooked
+    def upload(self, context, image_id, path, disk_format, progress, cancel):
+        kept = self.all()[image_id]
+        if kept["status"] == "queued":
+            cancel()
+            content = json.loads(pathlib.Path(path).read_bytes())
+            self._write(image_id, {**kept, "status": "active", "format": disk_format,
+                                   "content": content})
+
+    @hooked
+    def remove(self, context, image_id):
+        (self.root / image_id).unlink(missing_ok=True)
 
 
 class FakeNetworks:
@@ -180,12 +230,13 @@ def conf(root, **overrides):
 
 
 def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=None,
-          peer_hook=None, clock=None, exchange=None, common=None, engine=None,
+          peer_hook=None, image_hook=None, clock=None, exchange=None, common=None, engine=None,
           **driver_options) -> World:
     """A world on fakes; made again on the same root it is the same world.
 
     :param hook: FakeDriver's; ``fail`` and ``after`` are FakeConductor's, ``network_hook`` is
-        FakeNetworks', ``peer_hook`` FakePeers'.
+        FakeNetworks', ``peer_hook`` FakePeers', ``image_hook``
+        FakeImages'.
     :param exchange: the way to other agents; None: there are none.
     :param engine: the journal's database, if it is not a file in the root.
     :param common: where the control plane and the ports are; None: in the root.
@@ -207,7 +258,8 @@ def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=Non
     tracker.facts()
     tracker.record = make("ComputeNode", {"id": 1, "uuid": "n"}, changes=())
     return World(host=host, conf=options, journal=journal, driver=driver, conductor=conductor,
-                 images=FakeImages(), networks=FakeNetworks(common / "ports", network_hook),
+                 images=FakeImages(common / "images", image_hook),
+                 networks=FakeNetworks(common / "ports", network_hook),
                  peers=FakePeers(exchange or Exchange(), host, peer_hook),
                  inventory=tracker, secrets=Secrets(root / "secrets"), clock=clock)
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from compute.model.diagnostics import Diagnostics
 from compute.model.guest import (
     CachedImage,
+    CopyState,
     Disk,
     Flavor,
     Guest,
@@ -199,6 +200,32 @@ class Driver(Protocol):
 
     def delete_rescue_disks(self, uuid: str) -> None:
         """Remove the rescue system's disks. Quiet if there are none."""
+
+    # -- a copy of its root disk ------------------------------------------------------------
+    def begin_copy(self, uuid: str) -> None:
+        """Begin to copy a running guest's root disk to a file beside it. The guest writes on, and
+        its definition stays. What an earlier attempt left is removed first. Quiet if a copy is
+        under way. Raises Retryable(code='disk_full'), Failed(code='disks_missing')."""
+
+    def copy_state(self, uuid: str) -> CopyState | None:
+        """How that copy stands; None when none is under way. Raises Unknown."""
+
+    def finish_copy(self, uuid: str) -> None:
+        """End a copy that is level: the file is the disk as it was at one moment, and gets its
+        final name. Raises Retryable(code='copy_lost') when it is not level or not there."""
+
+    def copy_off(self, uuid: str, progress: Progress, cancel: Cancel) -> None:
+        """The same for a guest that is off, in one go. Raises Retryable(code='disk_full')."""
+
+    def copied(self, uuid: str) -> Disk | None:
+        """The copy, once it is whole."""
+
+    def discard_copy(self, uuid: str) -> None:
+        """Stop copying, and remove what there is of it. Quiet if there is nothing."""
+
+    def detach_base(self, uuid: str) -> None:
+        """Let the root disk of a guest that is off stand by itself, so that the image that it was
+        made of is not needed any more. Quiet if it does. Raises Retryable(code='disk_full')."""
 
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:

@@ -19,6 +19,7 @@ from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
 from virt.driver import Cancel, ImageSource, Progress
+from virt.fake_copy import FakeCopy
 from virt.fake_moves import ON, FakeMoves
 from virt.fake_size import FakeSize
 from virt.fake_state import Hook, hooked, replace
@@ -27,7 +28,7 @@ from virt.fake_tended import FakeTended
 __all__ = ["FakeDriver", "hooked", "replace"]
 
 
-class FakeDriver(FakeMoves, FakeSize, FakeTended):
+class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.
@@ -148,7 +149,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended):
             return found
         directory = self._dir(guest.uuid)
         directory.mkdir(exist_ok=True)
-        if not self.copies(guest.uuid):
+        if not self.copies(guest.uuid) or self._aside(guest.uuid).exists():  # or made anew
             self.fabric.set_written(guest.uuid, 0)
         path = directory / "disk"
         size = guest.flavor.root_gb << 30

@@ -32,7 +32,7 @@ REASONS = {"started": "booted", "resumed": "unpaused", "paused": "user", "stoppe
 FAULTS: dict[str, Any] = {
     "down": [], "cut": False, "fail_at": None, "hold": False, "samples": 3, "converges": True,
     "enough_downtime": 2000, "dirty_rate": 1 << 20, "disk_full": [],
-    "save_looks": 0,
+    "save_looks": 0, "copy_looks": 0,
 }
 
 
@@ -141,7 +141,8 @@ class Fabric:
         ``fail_at``: the phase in which migrations fail; ``hold``: they stand still; ``samples``:
         looks that each phase takes; ``converges`` false: they go on until ``enough_downtime`` (ms)
         is allowed or post-copy begins; ``dirty_rate`` in bytes/s; ``disk_full``: hosts without
-        room; ``save_looks``: how many looks it takes until a memory is written to disk.
+        room; ``save_looks``: how many looks it takes until a memory is written to disk;
+        ``copy_looks``: the same until the copy of a disk is level with it.
         """
         unknown = set(faults) - set(FAULTS)
         if unknown:
@@ -203,7 +204,7 @@ class FakeState:
         "cached_image", "fetch_image", "check_image", "create_disks", "delete_disks",
         "quarantine_disks", "sweep", "check_resize",
         "set_aside_disks", "bring_back_disks", "aside_disks", "delete_aside_disks", "copy_disks",
-        "grow_disks", "host_uptime",
+        "grow_disks", "copy_off", "copied", "detach_base", "host_uptime",
         "create_rescue_disks", "rescue_disks", "delete_rescue_disks"})
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None, hostname: str,
@@ -267,6 +268,8 @@ class FakeState:
             for other in self.fabric.running(uuid):
                 if other != self.hostname:
                     self.fabric.accuse(f"{uuid} runs on {other} and on {self.hostname}")
+        if states.SHUTDOWN in (power_state, found["power_state"]):
+            found.pop("copy", None)  # it went down with the domain
         self._write(uuid, {**found, "power_state": power_state, "reason": REASONS[event]})
         self._on_event(uuid, event)
 

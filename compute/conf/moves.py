@@ -54,6 +54,14 @@ OPTS = [
         "that it was started with, and a guest that does not take part is restarted all the same.",
     ),
     cfg.IntOpt(
+        "shelved_offload_time",
+        default=0,
+        min=-1,
+        help="Seconds that a shelved guest keeps its disks and its room on this host, from where "
+        "it can be started at once. 0, as in Nova, gives them up as soon as it is shelved: its "
+        "image alone is kept, and it starts wherever there is room. -1 waits until somebody asks.",
+    ),
+    cfg.IntOpt(
         "suspend_seconds",
         default=600,
         min=10,

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from compute.engine.clock import Clock
 from compute.model import states
-from compute.model.guest import GuestState, NetworkRequest, Nic
+from compute.model.guest import GuestState, Image, NetworkRequest, Nic
 from compute.rpc.primitives import Primitive
 from db.journal import Journal
-from virt.driver import Driver, ImageSource
+from virt.driver import Cancel, Driver, ImageSource, Progress
 
 Context = Mapping[str, Any]
 
@@ -120,6 +120,28 @@ class Peers(Protocol):
         """What the host's agent sees of a guest."""
 
 
+class Images(ImageSource, Protocol):
+    """The image service; compute.services.images implements it. What it stores is made known first
+    (by the control plane's API), then filled by an agent; until it is whole it is ``queued``, and
+    nobody can use it. An image's bytes never change, so what is ``active`` is never filled again.
+    """
+
+    def find(self, context: Context, properties: Mapping[str, str]) -> tuple[Image, ...]:
+        """The images that have all these properties, the newest first."""
+
+    def status(self, context: Context, image_id: str) -> str | None:
+        """``queued``, ``active``; None when there is no such image."""
+
+    def upload(self, context: Context, image_id: str, path: str, disk_format: str,
+               progress: Progress, cancel: Cancel) -> None:
+        """Fill a queued image with the bytes of a file, and make it active in the end. Begins anew
+        after an earlier attempt that was cut; quiet if it is active. Raises Refused
+        (``image_not_found``), Retryable(``disk_full``), Failed(``image_unacceptable``)."""
+
+    def remove(self, context: Context, image_id: str) -> None:
+        """Remove an image, filled or not. Quiet if it is gone."""
+
+
 class Inventory(Protocol):
     """Room on this host; compute.resources.tracker implements it."""
 
@@ -147,7 +169,7 @@ class World:
     journal: Journal
     driver: Driver
     conductor: Conductor
-    images: ImageSource
+    images: Images
     networks: Networks
     peers: Peers
     inventory: Inventory

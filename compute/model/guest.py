@@ -42,6 +42,7 @@ class Image:
     hash_algo: str = ""
     hash_value: str = ""
     properties: Mapping[str, str] = field(default_factory=dict)
+    status: str = "active"  # or "queued": described, and its bytes are still to come
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,16 @@ class Disk:
     size: int
     device: str = "disk"  # disk or cdrom
     bus: str = ""  # where it is not the guest's usual one for such a device
+
+
+@dataclass(frozen=True)
+class CopyState:
+    """How the copy of a running guest's disk stands, in bytes. ``level``: it is what the disk is,
+    and follows each write."""
+
+    done: int
+    total: int
+    level: bool
 
 
 @dataclass(frozen=True)

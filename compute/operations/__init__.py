@@ -1,6 +1,7 @@
 """The table of contents of the product: one verb, one file."""
 
 from compute.engine.operation import Operation
+from compute.operations.backup import Backup
 from compute.operations.crash_dump import CrashDump
 from compute.operations.delete import Delete
 from compute.operations.evacuate import Evacuate
@@ -10,6 +11,7 @@ from compute.operations.pause import Pause
 from compute.operations.quiesce import Quiesce
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
+from compute.operations.rebuild import Rebuild
 from compute.operations.rescue import Rescue
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
@@ -19,6 +21,9 @@ from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
 from compute.operations.resume import Resume
 from compute.operations.set_password import SetPassword
+from compute.operations.shelve import Shelve
+from compute.operations.shelve_offload import ShelveOffload
+from compute.operations.snapshot import Snapshot
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
@@ -26,6 +31,7 @@ from compute.operations.suspend import Suspend
 from compute.operations.unpause import Unpause
 from compute.operations.unquiesce import Unquiesce
 from compute.operations.unrescue import Unrescue
+from compute.operations.unshelve import Unshelve
 from compute.operations.unsupported import Unsupported
 from compute.operations.vacate import Vacate
 
@@ -33,6 +39,7 @@ OPERATIONS: dict[str, Operation] = {
     operation.verb: operation
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
+        Snapshot(), Backup(), Rebuild(), Shelve(), ShelveOffload(), Unshelve(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         CrashDump(), Rescue(), Unrescue(), SetPassword(), Quiesce(), Unquiesce(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())

@@ -11,7 +11,8 @@ from compute.steps.admission import Admission
 from compute.steps.disks import DisksPresent
 from compute.steps.domain import Domain, PowerOn
 from compute.steps.ports import Plug
-from compute.steps.record import Event, Fault, Finish, Record, Restore
+from compute.steps.record import Event, Fault, Finish, Restore
+from compute.steps.shelve import ShelvedImageGone, Started
 from compute.steps.sleep import Discard
 
 
@@ -28,7 +29,8 @@ class Start(Operation):
         Domain(keep=True),   # defined anew
         Discard(),           # no saved memory: it boots
         PowerOn(),           # running
-        Record(states.ACTIVE, [states.POWERING_ON]),
+        Started(),           # active, and shelved no more
+        ShelvedImageGone(),  # the image that a shelved guest was kept as is not needed
         Finish(),            # the tenant sees that it ended
     )
     final = "record"

@@ -22,7 +22,6 @@ MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone
 # Tasks of verbs that this version answers with "not implemented": their task is cleared.
 UNSUPPORTED_TASKS = {
     "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
-    "image_snapshot_pending": "snapshot_instance", "shelving": "shelve_instance",
 }
 AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor
 # vm_states that need a domain
@@ -75,7 +74,8 @@ def of_operation(row: OperationRow, committed: bool, facts: GuestFacts, *,
     """
     at = f"step {row.step}" if row.step else "its first step"
     if row.verb not in ("evacuate", "vacate"):
-        if facts.fields.get("task_state") in states.EVACUATING:
+        if facts.fields.get("task_state") in states.EVACUATING \
+                and not (row.verb == "rebuild" and _stays(facts)):
             return Verdict(Act.WAIT, "evacuating", "This host was taken for lost, and the guest is "
                            "being started on another one.")
         if _taken(facts):
@@ -101,6 +101,11 @@ def of_operation(row: OperationRow, committed: bool, facts: GuestFacts, *,
         return Verdict(Act.ROLLBACK, "restarts",
                        f"The agent was restarted {row.restarts} times while it was at {at}.")
     return Verdict(Act.CONTINUE, "resume", f"It goes on from {at}.")
+
+
+def _stays(facts: GuestFacts) -> bool:
+    """Whether no evacuation from this host goes on, which has the same tasks as a rebuild."""
+    return facts.evacuated.known and not facts.evacuated.value
 
 
 def _taken(facts: GuestFacts) -> bool:
@@ -186,6 +191,12 @@ def _with_task(facts: GuestFacts, task: str, waited: bool) -> Verdict:
     if verb:
         return Verdict(Act.ADOPT, "lost-cast",
                        f"Task {task} is set and its message was lost: it is done now.", verb)
+    if task in states.EVACUATING:
+        if not _stays(facts):
+            return Verdict(Act.WAIT, "taken", "This host was taken for lost, and the guest may be "
+                           "started on another one.")
+        return Verdict(Act.FAIL, "lost-rebuild", f"Task {task} is set, and the journal has no such "
+                       "rebuild: its message was lost. Its disks are as they were.")
     if task in UNSUPPORTED_TASKS:
         return Verdict(Act.ADOPT, "unsupported-task",
                        f"Task {task} is set, which this version does not carry out: it is cleared.",

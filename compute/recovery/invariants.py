@@ -15,7 +15,7 @@ from compute.rpc.primitives import data
 from db.journal import rows
 
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
-             states.RESIZED)
+             states.RESIZED, states.SHELVED)
 STUCK_SECONDS = 3600.0
 FROZEN_SECONDS = 600.0  # that file systems may stand still for a snapshot
 

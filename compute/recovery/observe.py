@@ -13,6 +13,7 @@ from typing import Any
 
 from compute.engine.world import World
 from compute.errors import MagnetarError
+from compute.model import states
 from compute.model.guest import GuestState
 from compute.rpc.primitives import data
 from db.journal import Claim, OperationRow
@@ -99,8 +100,10 @@ def observe(world: World, context: Mapping[str, Any]) -> Observation:
                     lambda: world.conductor.deleted_among(context, strays))
     elsewhere = _look(world, "control plane",
                       lambda: world.conductor.elsewhere(context, strays))
+    rebuilt = [p for p in (records.value or {}).values()
+               if data(p).get("task_state") in states.EVACUATING]
     evacuated = _look(world, "control plane", lambda: _evacuated(world, context)
-                      if set(operations) & set(elsewhere.value or ()) else set())
+                      if rebuilt or set(operations) & set(elsewhere.value or ()) else set())
 
     def of(fact: Fact, value: Any) -> Fact:
         return Fact(value if fact.known else None, fact.known, fact.source, fact.time, fact.why)

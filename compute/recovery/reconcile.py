@@ -166,13 +166,16 @@ class Reconciler:
             return False
 
     def _fail_build(self, facts: GuestFacts, verdict: Verdict) -> None:
-        if facts.domain.value is not None or facts.disks.value:
+        rebuild = verdict.row == "lost-rebuild"
+        if not rebuild and (facts.domain.value is not None or facts.disks.value):
             LOG.warning("Guest %s: %s Its domain or disks are kept.", facts.uuid, verdict.reason)
         if not self._save(facts, {"vm_state": states.ERROR, "task_state": None}):
             return
         self.world.conductor.fault(self.context, facts.uuid, {
             "kind": "failed", "code": "lost_build", "what": verdict.reason,
-            "now": "Nothing of it is continued.", "next": "Delete the guest and create it again."})
+            "now": "Nothing of it is continued.",
+            "next": "Ask for the rebuild again, or for a hard reboot to go on as before."
+            if rebuild else "Delete the guest and create it again."})
 
     # -- small memory -------------------------------------------------------------------------
     def _waited(self, facts: GuestFacts) -> bool:

@@ -30,6 +30,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "disk_info": (str,), "rescue_password": (str, NoneType),
     "rescue_image_ref": (str, NoneType), "new_pass": (str, NoneType),
     "mapping": (dict, list, NoneType), "image_ref": (str, NoneType), "recreate": (bool,),
+    "image_id": (str,), "backup_type": (str,), "rotation": (int,),
 }
 
 

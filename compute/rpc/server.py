@@ -62,11 +62,8 @@ class Handlers(GuestHandlers, MoveHandlers):
         self._accept("reboot", context, args)
 
     def rebuild_instance(self, context, args) -> None:
-        """Evacuations; a rebuild in place is not carried out by this version."""
-        if args["recreate"]:
-            self._accept("evacuate", context, args)
-        else:
-            self.unsupported(METHODS["rebuild_instance"], context, args)
+        """New disks in place; or, with ``recreate``, an evacuation to this host."""
+        self._accept("evacuate" if args["recreate"] else "rebuild", context, args)
 
     def pause_instance(self, context, args) -> None:
         self._accept("pause", context, args)
@@ -79,6 +76,21 @@ class Handlers(GuestHandlers, MoveHandlers):
 
     def resume_instance(self, context, args) -> None:
         self._accept("resume", context, args)
+
+    def snapshot_instance(self, context, args) -> None:
+        self._accept("snapshot", context, args)
+
+    def backup_instance(self, context, args) -> None:
+        self._accept("backup", context, args)
+
+    def shelve_instance(self, context, args) -> None:
+        self._accept("shelve", context, args)
+
+    def shelve_offload_instance(self, context, args) -> None:
+        self._accept("shelve_offload", context, args)
+
+    def unshelve_instance(self, context, args) -> None:
+        self._accept("unshelve", context, args)
 
     def get_console_output(self, context, args) -> str:
         """The console log's last ``tail_length`` lines, or all that is kept (100 KiB)."""

@@ -1,6 +1,7 @@
 """Images in a local directory: ``<directory>/<id>`` holds the bytes, ``<id>.json`` what it is.
 
-The bytes get their final name last and lose it first, so that an image which is listed is whole.
+The bytes get their final name last and lose it first, so that an image which is active is whole.
+One that is to be filled by a host is described before that, with status ``queued``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "vhdx", "iso", "ami", "ari", "aki", "ploop")
 HASH = "sha512"  # as image services use
 BLOCK = 1024 * 1024
+QUEUED, UPLOAD = "queued", ".upload"
 LEFTOVER_AGE = 3600  # seconds; nobody takes that long from the description to the bytes
 
 Cancel = Callable[[], None]
@@ -53,10 +55,11 @@ class LocalImages:
         :raises Refused: code ``image_not_found``, for a malformed id too.
         :raises Failed: code ``image_unreadable``, if its description is damaged.
         """
-        path = self._path(image_id) + ".json"
+        self._known(image_id)
+        path = self._file(image_id, ".json")
         try:
             with files.explained(f"Reading the description of image {image_id}"):
-                return _image(image_id, files.read_json(path))
+                image = _image(image_id, files.read_json(path))
         except (ValueError, TypeError, KeyError) as error:
             raise Failed(
                 f"The description of image {image_id} cannot be read: {path} ({error}).",
@@ -64,6 +67,9 @@ class LocalImages:
                 next="Restore the file, or delete the image and upload it again.",
                 code="image_unreadable",
             ) from error
+        if image.status != QUEUED:
+            self._path(image_id)
+        return image
 
     def list(self) -> list[Image]:
         """All images, the oldest first; those with a damaged description are left out."""
@@ -72,14 +78,33 @@ class LocalImages:
         except FileNotFoundError:
             return []
         found = []
-        for name in names:
+        for name in {name.removesuffix(".json") for name in names}:
             if not ID.fullmatch(name):
                 continue
             try:
-                found.append((os.stat(self._path(name)).st_mtime, self.show(name)))
+                image = self.show(name)
+                suffix = ".json" if image.status == QUEUED else ""
+                found.append((os.stat(self._file(name, suffix)).st_mtime_ns, image))
             except (OSError, Refused, Failed) as error:
                 LOG.debug("Image %s is left out of the list: %s", name, error)
         return [image for _, image in sorted(found, key=lambda pair: (pair[0], pair[1].id))]
+
+    def find(
+        self, context: Mapping[str, Any], properties: Mapping[str, str]
+    ) -> tuple[Image, ...]:
+        """See :class:`compute.engine.world.Images`."""
+        wanted = properties.items()
+        found = reversed(self.list())
+        return tuple(image for image in found if wanted <= image.properties.items())
+
+    def status(self, context: Mapping[str, Any], image_id: str) -> str | None:
+        """See :class:`compute.engine.world.Images`."""
+        try:
+            return self.show(image_id).status
+        except Refused as error:
+            if error.code != "image_not_found":
+                raise
+            return None
 
     def create(
         self,
@@ -132,16 +157,60 @@ class LocalImages:
             files.remove(part)
         return image
 
+    def reserve(
+        self, *, name: str, min_disk: int, min_ram: int, properties: Mapping[str, str],
+        image_id: str | None = None,
+    ) -> Image:
+        """Describe an image that a host will fill. Raises Refused(code='image_exists')."""
+        image_id = image_id or str(uuid.uuid4())
+        path = self._checked(image_id, "raw", min_disk, min_ram)
+        image = Image(id=image_id, name=name, min_disk=min_disk, min_ram=min_ram, status=QUEUED,
+                      properties=dict(properties))
+        with files.explained(f"Describing image {name}", "Nothing of it is kept."):
+            files.make_dirs(self._directory)
+            files.write_json(path + ".json", asdict(image), mode=0o644)
+        return image
+
+    def upload(
+        self, context: Mapping[str, Any], image_id: str, path: str, disk_format: str,
+        progress: Progress, cancel: Cancel,
+    ) -> None:
+        """See :class:`compute.engine.world.Images`."""
+        image, part = self.show(image_id), self._file(image_id, UPLOAD)
+        if image.status != QUEUED:
+            return
+        try:
+            with files.explained(f"Storing image {image.name or image_id}", "It is still empty."):
+                files.remove(part)
+                with open(path, "rb") as stream:
+                    size, digest = _store(stream, part, progress, cancel)
+                image = replace(image, disk_format=disk_format, size=size, hash_algo=HASH,
+                                hash_value=digest, status="active")
+                _inspect(part, image)
+                files.publish(part, self._file(image_id, ""))
+                description = self._file(image_id, ".json")
+                files.write_json(description, asdict(image), mode=0o644)  # this makes it active
+        finally:
+            files.remove(part)
+
     def delete(self, image_id: str) -> None:
         """Remove an image. Copies in the cache, and guests made from it, stay.
 
         :raises Refused: code ``image_not_found``.
         """
-        path = self._path(image_id)
+        self._known(image_id)
         with files.explained(f"Deleting image {image_id}"):
-            files.remove(path)
-            files.remove(path + ".json")
+            for suffix in ("", ".json", UPLOAD):
+                files.remove(self._file(image_id, suffix))
             files.fsync_dir(self._directory)
+
+    def remove(self, context: Mapping[str, Any], image_id: str) -> None:
+        """See :class:`compute.engine.world.Images`."""
+        try:
+            self.delete(image_id)
+        except Refused as error:
+            if error.code != "image_not_found":
+                raise
 
     def download(self, image_id: str, path: str, progress: Progress, cancel: Cancel) -> None:
         """Write an image's bytes to ``path``; shares them with it where the file system can.
@@ -153,6 +222,21 @@ class LocalImages:
         source = self._path(image_id)
         with files.explained(f"Copying image {image_id}", "What was copied is incomplete."):
             files.copy(source, path, progress, cancel)
+
+    def _waits(self, image_id: str) -> bool:
+        """Whether an image is still to be filled."""
+        try:
+            return self.show(image_id).status == QUEUED
+        except (Refused, Failed):
+            return False
+
+    def _known(self, image_id: str) -> None:
+        """Raise Refused unless there is an image, or its description."""
+        if not ID.fullmatch(image_id) or not os.path.exists(self._file(image_id, ".json")):
+            self._path(image_id)
+
+    def _file(self, image_id: str, suffix: str) -> str:
+        return os.path.join(self._directory, image_id + suffix)
 
     def _path(self, image_id: str) -> str:
         """Path of an image that exists."""
@@ -181,8 +265,8 @@ class LocalImages:
                 next="Correct the value and try again.",
                 code="invalid_image",
             )
-        path = os.path.join(self._directory, image_id)
-        if os.path.exists(path):
+        path = self._file(image_id, "")
+        if os.path.exists(path) or self._waits(image_id):
             raise Refused(
                 f"There is an image {image_id} already.",
                 now="It was not changed.",
@@ -200,6 +284,7 @@ class LocalImages:
                 described
                 and not os.path.exists(os.path.join(self._directory, image_id))
                 and time.time() - entry.stat().st_mtime > LEFTOVER_AGE
+                and not self._waits(image_id)
             ):
                 files.remove(entry.path)
 
@@ -220,6 +305,7 @@ def _image(image_id: str, record: dict[str, Any]) -> Image:
         hash_algo=str(record.get("hash_algo", "")),
         hash_value=str(record.get("hash_value", "")),
         properties={str(key): str(value) for key, value in properties.items()},
+        status=QUEUED if record.get("status") == QUEUED else "active",
     )
 
 

@@ -43,7 +43,7 @@ class Password(Step):
 
 def word(run: Run) -> str:
     """The password. Raises Failed(code='request_lost')."""
-    found = run.world.secrets.load(run.row.id, "guest").get("new_pass")
+    found = run.world.secrets.load(run.row.id, "guest").get("admin_pass")
     if not found:
         raise Failed(f"There is no password for guest {run.row.guest}: it was empty, or lost with "
                      "the message.", now="Nothing was changed.", next="Ask again.",

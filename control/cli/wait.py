@@ -87,16 +87,18 @@ def upload_bar(label: str, size: int | None) -> Iterator[Callable[[int], object]
         yield lambda count: bar.advance(task, count)
 
 
-def wait_for(client: Client, server: dict[str, Any], wanted: str, timeout: float) -> dict | None:
+def wait_for(client: Client, server: dict[str, Any], wanted: str | tuple[str, ...],
+             timeout: float) -> dict | None:
     """Wait until nothing more happens to a server.
 
     :param server: as ``server.show`` gives it; id and name are used.
-    :param wanted: the vm_state that means success; ``deleted`` also when the server is gone.
+    :param wanted: the vm_states that mean success; ``deleted`` also when the server is gone.
     :param timeout: seconds; what goes on goes on after it.
     :returns: the server as it is then, None when it is gone.
     :raises Failed: with the server's fault, when it ends in another state.
     :raises Unknown: ``wait_timeout``.
     """
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
     deadline, pause = time.monotonic() + timeout, FIRST_POLL
     name, guest = server["name"], server["id"]
     with progress(name) as bar:
@@ -117,19 +119,39 @@ def wait_for(client: Client, server: dict[str, Any], wanted: str, timeout: float
                 file=sys.stderr,
             )
             raise
-    if now is not None and now["vm_state"] != wanted:
-        raise _fault(client, name, guest, now, wanted)
+    if now is not None and now["vm_state"] not in wanted:
+        raise _fault(client, name, guest, now, " or ".join(wanted))
     return now
 
 
-def _look(client: Client, guest: str, wanted: str) -> dict[str, Any] | None:
+def wait_for_image(client: Client, server: dict[str, Any], image: dict[str, Any],
+                   timeout: float) -> dict[str, Any]:
+    """Wait until a server's host has stored an image of it, and return the image.
+
+    :raises Failed: with what went wrong, when there is none in the end.
+    :raises Unknown: ``wait_timeout``.
+    """
+    wait_for(client, server, server["vm_state"], timeout)
+    found = [one for one in client.call("image.list") if one["id"] == image["id"]]
+    if not found or found[0]["status"] != "active":
+        raise Failed(
+            f"No image was made of {server['name']}: "
+            f"{_last_error(client, server['id']) or 'no fault was recorded'}",
+            now="The server is as it was.",
+            next=f"See how it came to that with 'magnetar explain {server['id']}'.",
+            code="wait_failed",
+        )
+    return found[0]
+
+
+def _look(client: Client, guest: str, wanted: tuple[str, ...]) -> dict[str, Any] | None:
     try:
         now = client.call("server.show", server=guest)
     except MagnetarError as error:
-        if wanted == "deleted" and error.code.endswith("not_found"):
+        if "deleted" in wanted and error.code.endswith("not_found"):
             return None
         raise
-    return None if wanted == "deleted" and now["vm_state"] == "deleted" else now
+    return None if "deleted" in wanted and now["vm_state"] == "deleted" else now
 
 
 def _position(client: Client, server: dict[str, Any]) -> tuple[str, int, int]:

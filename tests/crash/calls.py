@@ -144,6 +144,7 @@ class Tap:
 
         made = fakes.world(
             root, clock=FakeClock(), fail=conductor("before"), after=conductor("after"),
+            image_hook=lambda method, when: self(f"images.{method}", when),
             network_hook=lambda method, when: self(f"networks.{method}", when))
         self._driver = made.driver
         made.driver.hook = lambda method, when: self(f"driver.{method}", when)

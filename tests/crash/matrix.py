@@ -97,6 +97,9 @@ def doubled(one: Case, operation: Operation) -> Iterator[Case]:
         yield replace(one, again=point)
 
 
+SNAPSHOT_ID, OLD_IDS = "bbbbbbbb-1", ("bbbbbbbb-2", "bbbbbbbb-3")
+
+
 # -- the guest before, the request, and what must be afterwards -----------------------------------
 PREPARED = {
     "spawn": (states.BUILDING, states.SCHEDULING, {}),
@@ -115,6 +118,16 @@ PREPARED = {
     "set_password": (states.ACTIVE, states.UPDATING_PASSWORD, {"new_pass": "opensesame"}),
     "quiesce": (states.ACTIVE, None, {}),
     "unquiesce": (states.ACTIVE, None, {}),
+    "snapshot": (states.ACTIVE, states.IMAGE_SNAPSHOT_PENDING, {"image_id": SNAPSHOT_ID}),
+    "backup": (states.STOPPED, states.IMAGE_BACKUP,
+               {"image_id": SNAPSHOT_ID, "backup_type": "daily", "rotation": 2}),
+    "shelve": (states.ACTIVE, states.SHELVING, {"image_id": SNAPSHOT_ID}),
+    "shelve_offload": (states.SHELVED, states.SHELVING_OFFLOADING, {}),
+    "unshelve": (states.SHELVED_OFFLOADED, states.UNSHELVING, {"image": {"id": SNAPSHOT_ID}}),
+    "rebuild": (states.ACTIVE, states.REBUILDING, {
+        "new_pass": "secret", "injected_files": [], "image_ref": fakes.IMAGE_ID,
+        "orig_image_ref": fakes.IMAGE_ID, "orig_sys_metadata": {}, "recreate": False,
+        "preserve_ephemeral": False}),
     "unsupported": (states.ACTIVE, "sharing", {"method": "allow_share"}),
 }
 DEVICE = "a device that cannot be saved"
@@ -165,6 +178,27 @@ def _bring_to(world, vm_state: str) -> None:
         world.driver.attach(GUEST, DEVICE)
         prim = world.conductor.set(GUEST, task_state=states.SUSPENDING)
         run_now(world, "suspend", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
+    elif vm_state in (states.SHELVED, states.SHELVED_OFFLOADED):
+        _shelve(world, vm_state == states.SHELVED_OFFLOADED)
+
+
+def _describe_images(world) -> None:
+    """Two backups from before, and what the guest's disk shall go to."""
+    kept = {"instance_uuid": GUEST, "image_type": "backup", "backup_type": "daily"}
+    for image in OLD_IDS:
+        world.images.reserve(image, **kept)
+        world.images.upload({}, image, str(world.driver._dir(GUEST) / "disk"), "qcow2",
+                            lambda *_: None, lambda: None)
+    world.images.reserve(SNAPSHOT_ID, **kept)
+
+
+def _shelve(world, offload: bool) -> None:
+    """Shelve the guest, and let it leave the host."""
+    _describe_images(world)
+    world.conf.shelved_offload_time = 0 if offload else -1
+    prim = world.conductor.set(GUEST, task_state=states.SHELVING)
+    run_now(world, "shelve", {"instance": prim, "image_id": SNAPSHOT_ID},
+            {**CONTEXT, "request_id": "req-shelve"})
 
 
 def _remove(path: pathlib.Path, maker: int) -> None:
@@ -188,6 +222,8 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     if verb == "unquiesce":
         run_now(world, "quiesce", {"instance": world.conductor.set(GUEST)},
                 {**CONTEXT, "request_id": "req-quiesce"})
+    if verb in ("snapshot", "backup", "shelve"):
+        _describe_images(world)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -299,6 +335,8 @@ class Outcome:
     devices: list[str]
     frozen: bool  # its file systems stand still
     disks: set[str]  # the domain's, and what is there of a rescue system
+    images: dict[str, str]
+    copies: list[str]
     killed_again: bool = False
 
 
@@ -347,6 +385,9 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         violations=world.driver.fabric.violations(),
         frozen=(world.driver._read(GUEST) or {}).get("frozen", False),
         devices=(world.driver._read(GUEST) or {}).get("devices", []), disks=_disks(world),
+        images={image: kept["status"] for image, kept in world.images.all().items()},
+        copies=[p.name for p in (*world.driver._dir(GUEST).glob("disk.cop*"),
+                                 *world.driver.place.glob("*_resize"))],
         killed_again=killed_again)
     world.journal.engine.dispose()
     return made
@@ -366,7 +407,10 @@ DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.ST
         "resume": (states.ACTIVE,), "crash_dump": (states.ACTIVE,),
         "rescue": (states.RESCUED,), "unrescue": (states.ACTIVE,),
         "set_password": (states.ACTIVE,), "quiesce": (states.ACTIVE,),
-        "unquiesce": (states.ACTIVE,)}
+        "unquiesce": (states.ACTIVE,),
+        "snapshot": (states.ACTIVE,), "backup": (states.STOPPED,),
+        "rebuild": (states.ACTIVE,), "shelve": (states.SHELVED_OFFLOADED,),
+        "shelve_offload": (states.SHELVED_OFFLOADED,), "unshelve": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
@@ -374,8 +418,22 @@ UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "resume": (states.SUSPENDED,), "crash_dump": (states.ACTIVE,),
           "rescue": (states.ACTIVE,), "unrescue": (states.RESCUED,),
           "set_password": (states.ACTIVE,), "quiesce": (states.ACTIVE,),
-          "unquiesce": (states.ACTIVE,)}
+          "unquiesce": (states.ACTIVE,),
+          "snapshot": (states.ACTIVE,),
+          "backup": (states.STOPPED,), "rebuild": (states.ACTIVE,),
+          "shelve": (states.ACTIVE,), "shelve_offload": (states.SHELVED,),
+          "unshelve": (states.SHELVED_OFFLOADED,)}
 KINDS = {"resources", "ports", "disks", "domain"}
+
+
+def _images(found: Outcome) -> list[str]:
+    """A new image is whole or not there, and an older backup only goes when the new one is."""
+    made = [f"image {image} is {status}" for image, status in found.images.items()
+            if status != "active"]
+    made += [f"left of a copy: {name}" for name in found.copies]
+    if found.images and len(found.images) < 2:
+        made.append(f"of the backups {list(found.images)} are left")
+    return made
 
 
 def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
@@ -391,13 +449,20 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     kinds = kinds | {"frozen"} if found.frozen else kinds
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
+    made += _images(found)
     gone = verb in ("delete", "reap")
     rescued = fields["vm_state"] == states.RESCUED
     if not gone and rescued != ("disk.rescue" in found.disks):
         made.append(f"it is {fields['vm_state']}, with disks {found.disks}")
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")
-    if gone or fields["host"] is None:  # deleted, or a build that was handed back
+    if fields["vm_state"] == states.SHELVED_OFFLOADED and not gone:
+        left = (found.domains, sorted(found.claims), fields["host"], fields["task_state"])
+        if left != (0, [], None, None) or fields["vm_state"] not in expected:
+            made.append(f"it is offloaded, and left are {left}")
+        if SNAPSHOT_ID not in found.images:
+            made.append("its image is gone")
+    elif gone or fields["host"] is None:  # deleted, or a build that was handed back
         if found.domains or found.ports or found.claims:
             made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
     elif (found.domains, len(found.ports), found.claims) != (1, 1, kinds):

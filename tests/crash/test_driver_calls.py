@@ -17,7 +17,8 @@ SEED = os.environ.get("MAGNETAR_SEED", "20261128")
 SHARE = 1 / 3
 VERBS = ("spawn", "delete", "start", "stop", "reboot", "reap", "pause", "unpause", "suspend",
          "resume", "crash_dump", "rescue", "unrescue", "set_password", "quiesce",
-         "unquiesce")
+         "unquiesce", "snapshot", "backup", "rebuild", "shelve",
+         "shelve_offload", "unshelve")
 
 
 class DriverCalls(testtools.TestCase):

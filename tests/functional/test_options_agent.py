@@ -71,6 +71,19 @@ class AgentOptionsTest(AgentTest):
         [row] = self.host.operations(uuid, "suspend")
         self.assertIn("is still being written", row.message)
 
+    def test_snapshot(self):
+        """A copy that is not level by then is given up; 7200 is the default."""
+        uuid = self.cloud.boot("copied")
+        self.host.driver.fabric.set(copy_looks=10**6)
+        self.addCleanup(self.host.driver.fabric.set, copy_looks=0)
+        self.cloud.set(timeouts__snapshot=10)
+        self.control.server_image_create(uuid, "late")
+        wait_until(lambda: [row for row in self.host.operations(uuid, "snapshot")
+                            if row.state == rows.UNDONE], 90)
+        [row] = self.host.operations(uuid, "snapshot")
+        self.assertEqual("copy_too_slow", row.error["code"])
+        self.assertIn("within 10 s", row.error["what"])
+
 
 class MoveOptionsTest(LiveTest):
     def decided(self, **options):

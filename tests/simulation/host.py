@@ -197,7 +197,8 @@ class Host:
         driver.start(self.event)
         return World(
             host=self.name, conf=conf, journal=self.journal, driver=driver, conductor=conductor,
-            images=fakes.FakeImages(), inventory=tracker, clock=HostClock(self, self.life),
+            images=fakes.FakeImages(self.sim.ports.with_name("images")), inventory=tracker,
+            clock=HostClock(self, self.life),
             peers=fakes.FakePeers(self.sim.exchange, self.name, self._hook(self.life, "peers")),
             networks=fakes.FakeNetworks(self.sim.ports, self._hook(self.life, "networks")),
             secrets=Secrets(self.root / "secrets"))

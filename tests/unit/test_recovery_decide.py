@@ -15,7 +15,7 @@ from compute.model.guest import GuestState
 from compute.recovery import decide
 from compute.recovery.decide import Act, of_guest, of_operation
 from compute.recovery.observe import Fact, GuestFacts
-from compute.rpc.primitives import make
+from compute.rpc.primitives import data, make
 from db.journal import OperationRow, rows
 from db.journal.rows import Claim
 
@@ -32,6 +32,7 @@ ROWS = {
     "settled": Act.NOTHING, "saving": Act.WAIT, "saved-outside": Act.SYNC, "thaw": Act.THAW,
     "moved-behind-us": Act.REAP, "under-way": Act.NOTHING, "seen-disks": Act.NOTHING,
     "evacuated": Act.GIVE_WAY, "evacuating": Act.WAIT, "unheard": Act.WAIT,
+    "taken": Act.WAIT, "lost-rebuild": Act.FAIL,
     "frozen": Act.REPORT, "memory-missing": Act.REPORT, "devices-out": Act.REPORT,
 }
 # What may be left to say of a guest whose power state was just corrected.
@@ -42,7 +43,7 @@ POWERS = (states.NOSTATE, states.RUNNING, states.POWER_PAUSED, states.SHUTDOWN, 
           states.POWER_SUSPENDED)
 TASKS = (None, states.SCHEDULING, states.NETWORKING, states.SPAWNING, states.DELETING,
          states.POWERING_OFF, states.POWERING_ON, states.REBOOTING, states.REBOOT_STARTED_HARD,
-         *list(decide.UNSUPPORTED_TASKS)[:1], "image_snapshot")
+         *list(decide.UNSUPPORTED_TASKS)[:1], "image_snapshot", states.REBUILDING)
 VM_STATES = (states.BUILDING, states.ACTIVE, states.STOPPED, states.ERROR, states.PAUSED,
              states.SUSPENDED, states.RESCUED)
 UNKNOWN = object()
@@ -98,7 +99,13 @@ def worlds(records: list) -> Iterator[GuestFacts]:
     for dom, disks, rec, deleted, claims in itertools.product(
             domains, bits, records, bits, (True, False)):
         for other in ELSEWHERE if rec is None else (UNKNOWN,):
-            yield guest(dom, disks, rec, deleted, claims, ("domain", "unplugged"), other)
+            for evacuated in (UNKNOWN, False) if rebuilding(rec) else (UNKNOWN,):
+                yield guest(dom, disks, rec, deleted, claims, ("domain", "unplugged"), other,
+                            evacuated)
+
+
+def rebuilding(rec: object) -> bool:
+    return isinstance(rec, dict) and data(rec).get("task_state") in states.EVACUATING
 
 
 def operation(**values: object) -> OperationRow:
@@ -177,13 +184,28 @@ class GuestTableTest(testtools.TestCase):
                            (states.REBOOT_PENDING_HARD, "reboot"),
                            (states.REBOOT_STARTED_HARD, "reboot"), (states.PAUSING, "pause"),
                            (states.UNPAUSING, "unpause"), (states.SUSPENDING, "suspend"),
-                           (states.RESUMING, "resume")):
+                           (states.RESUMING, "resume"), (states.SHELVING, "shelve"),
+                           (states.SHELVING_IMAGE_UPLOADING, "shelve"),
+                           (states.SHELVING_OFFLOADING, "shelve_offload")):
             facts = guest(domain(states.RUNNING), rec=record(task=task))
             self.assertEqual(("lost-cast", verb), self.verdict(facts))
             self.assertEqual(("fresh-task", verb), self.verdict(facts, waited=False))
+        for task in (states.IMAGE_SNAPSHOT_PENDING, states.IMAGE_SNAPSHOT,
+                     states.IMAGE_UPLOADING):
+            facts = guest(domain(states.RUNNING), rec=record(task=task))
+            self.assertEqual(("lost-cast", "snapshot"), self.verdict(facts))
+        facts = guest(domain(states.RUNNING), rec=record(task=states.IMAGE_BACKUP))
+        self.assertEqual(("lost-cast", "backup"), self.verdict(facts))
         for task in decide.UNSUPPORTED_TASKS:
             facts = guest(domain(states.RUNNING), rec=record(task=task))
             self.assertEqual(("unsupported-task", "unsupported"), self.verdict(facts))
+
+    def test_a_rebuild_whose_message_was_lost_replaces_no_disks(self):
+        for task in states.EVACUATING:
+            for evacuated, row in ((UNKNOWN, "taken"), (True, "taken"), (False, "lost-rebuild")):
+                facts = guest(domain(states.RUNNING), rec=record(task=task), evacuated=evacuated)
+                self.assertEqual((row, ""), self.verdict(facts))
+                self.assertEqual(("fresh-task", ""), self.verdict(facts, waited=False))
 
     def test_a_build_that_no_host_has_is_the_control_planes_affair(self):
         facts = guest(None, False, record(states.BUILDING, states.SCHEDULING))
@@ -336,6 +358,12 @@ class OperationTableTest(testtools.TestCase):
                 ("evacuated", self.verdict(facts=left, state=rows.UNDOING)),
                 ("committed", self.verdict(True, left, verb="vacate")),
                 ("evacuating", self.verdict(True, guest(rec=record(task=states.REBUILDING)))),
+                ("evacuating", self.verdict(True, guest(rec=record(task=states.REBUILDING)),
+                                            verb="rebuild")),
+                ("evacuating", self.verdict(True, guest(
+                    rec=record(task=states.REBUILDING), evacuated=True), verb="rebuild")),
+                ("committed", self.verdict(True, guest(
+                    rec=record(task=states.REBUILDING), evacuated=False), verb="rebuild")),
                 ("unheard", self.verdict(True, guest(rec=UNKNOWN), rebooted=True)),
                 ("resume", self.verdict(facts=guest(rec=UNKNOWN))),
                 ("operator", self.verdict(state=rows.NEEDS_OPERATOR, message="look")),

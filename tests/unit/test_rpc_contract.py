@@ -32,6 +32,8 @@ CARRIED_OUT = {
     "drop_move_claim_at_destination", "check_instance_shared_storage", "rebuild_instance",
     "trigger_crash_dump", "rescue_instance", "unrescue_instance", "set_admin_password",
     "quiesce_instance", "unquiesce_instance", "get_diagnostics", "get_instance_diagnostics",
+    "snapshot_instance", "backup_instance", "shelve_instance", "shelve_offload_instance",
+    "unshelve_instance",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",

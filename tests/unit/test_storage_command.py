@@ -35,7 +35,7 @@ class RunTest(StorageTest):
             os.kill(int(file.read()), signal.SIGKILL)  # it was there all the time
 
     def test_process_that_cannot_be_killed(self):
-        self.patch(command, "_ended", lambda process, seconds: False)
+        self.patch(command, "_ended", lambda process, seconds, *more: False)
         error = self.assertFails(Unknown, "command_timeout", command.run, ("true",), 0.3)
         self.assertIn("cannot be killed", error.what)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import libvirt
 
-from compute.model.guest import CachedImage, Disk, Flavor, Guest
+from compute.model.guest import CachedImage, CopyState, Disk, Flavor, Guest
 from compute.model.move import Check, JobSample, MovePlan
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
@@ -20,6 +20,7 @@ from virt.libvirt.stored import Stored
 from virt.libvirt.tls import Certificates
 
 if TYPE_CHECKING:
+    from virt.libvirt.blockcopy import BlockCopy
     from virt.libvirt.checks import Checks
     from virt.libvirt.facts import Facts
     from virt.libvirt.hotplug import Hotplug
@@ -43,6 +44,12 @@ class Movable(Stored):
         from virt.libvirt.hotplug import Hotplug
 
         return Hotplug(self.connection, self.domains)
+
+    @cached_property
+    def blockcopy(self) -> BlockCopy:
+        from virt.libvirt.blockcopy import BlockCopy
+
+        return BlockCopy(self.connection, self.domains, self.store.copies)
 
     @cached_property
     def size(self) -> Size:
@@ -88,6 +95,19 @@ class Movable(Stored):
 
     def plug_device(self, uuid: str, device: str) -> None:
         self.hotplug.plug(uuid, device)
+
+    # -- a copy of its root disk ------------------------------------------------------------
+    def begin_copy(self, uuid: str) -> None:
+        self.blockcopy.begin(uuid)
+
+    def copy_state(self, uuid: str) -> CopyState | None:
+        return self.blockcopy.state(uuid)
+
+    def finish_copy(self, uuid: str) -> None:
+        self.blockcopy.finish(uuid)
+
+    def discard_copy(self, uuid: str) -> None:
+        self.blockcopy.discard(uuid)
 
     # -- another size -----------------------------------------------------------------------
     def why_not_live(self, uuid: str, flavor: Flavor) -> str | None:

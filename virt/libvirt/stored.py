@@ -52,6 +52,16 @@ class Stored:
     def sweep(self, in_use: Iterable[str], max_age: int) -> list[str]:
         return self.store.sweep(in_use, max_age)
 
+    # -- a copy of its root disk ------------------------------------------------------------
+    def copy_off(self, uuid: str, progress: Progress, cancel: Cancel) -> None:
+        self.store.copies.make(uuid, progress, cancel)
+
+    def copied(self, uuid: str) -> Disk | None:
+        return self.store.copies.whole(uuid)
+
+    def detach_base(self, uuid: str) -> None:
+        self.store.copies.detach_base(uuid)
+
     # -- another size -----------------------------------------------------------------------
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:
         self.store.check_resize(guest, flavor)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from compute.errors import Failed, Retryable, Unknown
@@ -26,9 +26,11 @@ def run(
     timeout: float,
     limits: Sequence[str] = (),
     accept: Sequence[int] = (0,),
+    cancel: Callable[[], None] = lambda: None,
 ) -> str:
     """Run a tool and return what it printed.
 
+    :param cancel: asked again and again meanwhile; when it raises, the tool is killed.
     :param timeout: seconds after which it is killed.
     :param limits: options of prlimit(1), for example ``--cpu=30``.
     :param accept: exit codes that mean success.
@@ -50,7 +52,12 @@ def run(
             )
         except FileNotFoundError as error:
             raise _missing(command[0]) from error
-        if not _ended(process, timeout):
+        try:
+            ended = _ended(process, timeout, cancel)
+        except BaseException:
+            _kill(process, argv[0], timeout)
+            raise
+        if not ended:
             raise _kill(process, argv[0], timeout)
         if process.returncode not in accept:
             raise _failure(argv, process.returncode, _text(complaint).strip(), bool(limits))
@@ -66,10 +73,13 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode("utf-8", "replace")
 
 
-def _ended(process: subprocess.Popen, seconds: float) -> bool:
+def _ended(
+    process: subprocess.Popen, seconds: float, cancel: Callable[[], None] = lambda: None
+) -> bool:
     """Whether a process ends within some seconds."""
     deadline, pause = time.monotonic() + seconds, 0.001
     while process.poll() is None:
+        cancel()
         if time.monotonic() >= deadline:
             return False
         time.sleep(pause)
@@ -176,10 +186,30 @@ class QemuImg:
         argv = ("convert", "-q", "-f", format, "-O", "raw", source, target)
         self._run(*argv, more_cpu=_more_cpu(size))
 
-    def _run(self, *argv: str, accept: Sequence[int] = (0,), more_cpu: int = 0) -> str:
+    def flatten(
+        self, source: str, format: str, target: str, size: int, cancel: Callable[[], None]
+    ) -> None:
+        """Copy what a disk of ours shows, its bases included, to a file that stands by itself.
+
+        ``size`` in bytes is only used for the limit of CPU time. ``cancel`` stops it by raising.
+        """
+        argv = ("convert", "-q", "-f", format, "-O", format, source, target)
+        self._run(*argv, more_cpu=_more_cpu(size), cancel=cancel)
+
+    def absorb(self, path: str, size: int) -> None:
+        """Write the contents of a qcow2 file's base into it, and let it forget the base.
+
+        ``size`` in bytes is only used for the limit of CPU time.
+        """
+        self._run("rebase", "-q", "-f", "qcow2", "-b", "", path, more_cpu=_more_cpu(size))
+
+    def _run(
+        self, *argv: str, accept: Sequence[int] = (0,), more_cpu: int = 0,
+        cancel: Callable[[], None] = lambda: None,
+    ) -> str:
         # core=0: a crash on hostile input shall not write a file of the size of its memory.
         limits = (f"--cpu={self._cpu + more_cpu}", f"--as={self._space * GIB}", "--core=0")
-        return run(("qemu-img", *argv), self._timeout, limits, accept)
+        return run(("qemu-img", *argv), self._timeout, limits, accept, cancel)
 
     def _json(self, *argv: str, **options: Any) -> dict[str, Any]:
         text = self._run(*argv, **options)

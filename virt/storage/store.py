@@ -25,6 +25,7 @@ from virt.storage import (
     growing,
     incoming,
     making,
+    onecopy,
     outgoing,
     rescuing,
     shared,
@@ -62,6 +63,7 @@ class Store:
         self._aside = aside.Aside(self._dirs)
         self.rescuing = rescuing.Rescuing(self._dirs, self._cache, self._maker)
         self._copier = copying.Copier(self._dirs, self._cache, qemu_img)
+        self.copies = onecopy.OneCopy(self._dirs, qemu_img)
         self._outgoing = outgoing.Outgoing(self._dirs, self._cache.path)
         self._incoming = incoming.Incoming(self._dirs, self._cache, qemu_img)
 

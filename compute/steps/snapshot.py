@@ -1,0 +1,198 @@
+"""image, copy, upload, record, rotation, tidy: a guest's root disk becomes an image.
+
+The copy of a running guest is made by a block job that follows its writes and never holds them up;
+the definition stays as it is, so that a guest which goes off meanwhile is the same guest. Nothing
+is made of the memory, saved or not. The copy lies in the guest's own directory under one name, so
+that there is never more than one and it goes away with the guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compute.engine.run import Run
+from compute.engine.step import Probe, Step
+from compute.errors import Failed, Refused, Retryable
+from compute.model import states
+from compute.model.guest import Image
+from compute.steps.record import FOR_EVER, Record, publish
+from compute.steps.sleep import is_awake
+
+SNAPSHOT: list[str | None] = [states.IMAGE_SNAPSHOT_PENDING, states.IMAGE_SNAPSHOT,
+                              states.IMAGE_PENDING_UPLOAD, states.IMAGE_UPLOADING]
+BACKUP: list[str | None] = [states.IMAGE_BACKUP, *SNAPSHOT[2:]]
+OWNER = "instance_uuid"  # Nova's property of an image: whose disk it is
+QUEUED, ACTIVE = "queued", "active"
+
+
+class Reserved(Step):
+    """image: the API described it; it is still empty, and ours to fill.
+
+    It comes first, so that an image for which nobody waits any more is removed as well. A request
+    whose message was lost does not name it; then it is the newest one that waits for this guest.
+    """
+
+    name = "image"
+    attempts = FOR_EVER
+
+    def before(self, run: Run) -> Mapping[str, Any]:
+        return {"image": run.request["args"].get("image_id") or self.found(run)}
+
+    @staticmethod
+    def found(run: Run) -> str | None:
+        images = run.world.images.find(run.context, {OWNER: run.row.guest})
+        return next((image.id for image in images if image.status == QUEUED), None)
+
+    def do(self, run: Run) -> str:
+        image = run.request["args"].get("image_id") or self.found(run)
+        status = run.world.images.status(run.context, image) if image else None
+        if image is None or status is None:
+            raise Refused(f"The image for the copy of guest {run.row.guest} is not there"
+                          + (f": {image}." if image else "."), now="The guest was not touched.",
+                          next="Ask for a new one.", code="image_not_found")
+        if status != QUEUED:
+            raise Refused(f"Image {image} is {status} already, and an image never changes.",
+                          now="Neither it nor the guest was touched.", next="Ask for a new one.",
+                          code="image_exists")
+        return image
+
+    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        image = data.get("image")
+        if image and run.world.images.status(run.context, image) == QUEUED:
+            run.world.images.remove(run.context, image)
+
+
+class Copy(Step):
+    """copy: the root disk as it was at one moment, in a file of its own.
+
+    :param first: the task that says that it is being made; None: the one that is there says it.
+    :param tasks: those that the operation runs under.
+    """
+
+    name = "copy"
+
+    def __init__(self, tasks: list[str | None], first: str | None, then: str):
+        self.tasks, self.first, self.then = tasks, first, then
+
+    def probe(self, run: Run) -> Probe:
+        return Probe.YES if run.world.driver.copied(run.row.guest) else Probe.NO
+
+    def do(self, run: Run) -> None:
+        if self.first:
+            publish(run, {"task_state": self.first}, self.tasks)
+        if is_awake(run):
+            self.live(run)
+        else:
+            run.world.driver.copy_off(run.row.guest, _Progress(run), run.check)
+        publish(run, {"task_state": self.then}, self.tasks)
+
+    def live(self, run: Run) -> None:
+        """Wait until the copy is level with the disk. One that an earlier life began goes on."""
+        driver, guest, progress = run.world.driver, run.row.guest, _Progress(run)
+        seconds = float(run.world.conf.timeouts.snapshot)
+
+        def over() -> bool:
+            state = driver.copy_state(guest)
+            if state is not None:
+                progress(state.done, state.total)
+            return state is None or state.level
+
+        driver.begin_copy(guest)
+        if not run.wait(over, seconds):
+            raise Failed(f"The copy of the disk of guest {guest} was not level with it within "
+                         f"{seconds:g} s: the guest writes too much, or the disk is too slow.",
+                         next="Ask for it while the guest is quieter, or stopped; [timeouts] "
+                              "snapshot is the limit.", code="copy_too_slow")
+        if not is_awake(run):
+            raise Retryable(f"Guest {guest} went off while its disk was copied.",
+                            next="It is copied as it is now.", code="copy_lost")
+        driver.finish_copy(guest)
+
+    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        run.world.driver.discard_copy(run.row.guest)
+
+
+class _Progress:
+    """Says how far it is, at most once a second."""
+
+    def __init__(self, run: Run):
+        self.run, self.said = run, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self.run.world.clock.now()
+        if now - self.said >= 1:
+            self.said = now
+            of = f" of {total >> 20}" if total else ""
+            self.run.say(f"{done >> 20}{of} MiB")
+
+
+class Upload(Step):
+    """upload: the image gets its bytes and is active. From then on it is somebody's: the operation
+    only goes forward, and until then an abort is heeded between any two MiB."""
+
+    name = "upload"
+    decides = True
+
+    def __init__(self, tasks: list[str | None], during: str):
+        self.tasks, self.during = tasks, during
+
+    def probe(self, run: Run) -> Probe:
+        status = run.world.images.status(run.context, run.outcome("image"))
+        return Probe.YES if status == ACTIVE else Probe.NO
+
+    def do(self, run: Run) -> None:
+        run.check()
+        publish(run, {"task_state": self.during}, self.tasks)
+        copy = run.world.driver.copied(run.row.guest)
+        if copy is None:
+            raise Failed(f"The copy of the disk of guest {run.row.guest} is not there any more.",
+                         next="Ask for it again.", code="copy_lost")
+        run.world.images.upload(run.context, run.outcome("image"), copy.path, copy.format,
+                                _Progress(run), run.check)
+
+    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        run.world.images.remove(run.context, run.outcome("image"))
+
+
+class Snapped(Record):
+    """record: no task any more; the guest is what it was."""
+
+    def __init__(self, tasks: list[str | None]):
+        super().__init__("", tasks)
+
+    def do(self, run: Run) -> dict[str, Any]:
+        found = run.world.driver.state(run.row.guest)
+        power = found.power_state if found else states.NOSTATE
+        return {"published": publish(run, {"task_state": None, "power_state": power},
+                                     self.expected)}
+
+
+class Rotate(Step):
+    """rotation: of a guest's backups of one type the newest stay, as many as were asked for."""
+
+    name = "rotation"
+
+    def do(self, run: Run) -> dict[str, Any]:
+        args = run.request["args"]
+        if args.get("rotation") is None:  # its message was lost, and with it how many
+            return {"removed": []}
+        found = run.world.images.find(run.context, {
+            OWNER: run.row.guest, "image_type": "backup", "backup_type": args["backup_type"]})
+        old = [image.id for image in filter(_whole, found)][args["rotation"]:]
+        for image in old:
+            run.world.images.remove(run.context, image)
+        return {"removed": old}
+
+
+def _whole(image: Image) -> bool:
+    return image.status == ACTIVE
+
+
+class Tidy(Step):
+    """tidy: the copy beside the disk is not needed any more."""
+
+    name = "tidy"
+
+    def do(self, run: Run) -> None:
+        run.world.driver.discard_copy(run.row.guest)
