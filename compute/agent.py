@@ -29,6 +29,7 @@ from compute.operator.moves import MoveVerbs
 from compute.operator.socket import ControlSocket, method_table
 from compute.operator.verbs import OperatorVerbs
 from compute.recovery.observe import Observation
+from compute.recovery.reclaim import Reclaims
 from compute.recovery.reconcile import Reconciler, restore_claims
 from compute.recovery.resizes import Resizes
 from compute.resources.node import Node
@@ -146,6 +147,7 @@ class Agent:
         self.manager = Manager(self.world, conf.operation_workers, OPERATIONS, self._ended)
         self.reconciler = Reconciler(self.manager, self.context)
         self.resizes = Resizes(self.manager, self.context)
+        self.reclaims = Reclaims(self.manager, self.context)
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
@@ -258,6 +260,7 @@ class Agent:
         self.tracker.report(self.context, refresh=True)
         if not seen.unknown:
             self._sweep(seen)
+        self.reclaims.run_pass(seen)
         self.resizes.run_pass()
         return seen
 

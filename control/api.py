@@ -19,6 +19,7 @@ from control.catalog import Catalog
 from control.common import context_for
 from control.hosts import Hosts
 from control.images import Images
+from control.interfaces import Interfaces
 from control.messages import Computes
 from control.moves.care import Moves
 from control.moves.drain import Drains
@@ -29,6 +30,7 @@ from control.objects import Call
 from control.objects.instances import load
 from control.servers import C, Servers
 from control.sleep import Sleep
+from control.softdelete import SoftDeletes
 from db.control.store import Store
 
 Row = dict[str, Any]
@@ -38,7 +40,8 @@ EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
-class ControlPlane(Servers, Sleep, MoveVerbs, Migrations, Catalog, Images, Networks, Hosts):
+class ControlPlane(Servers, Sleep, SoftDeletes, Interfaces, MoveVerbs, Migrations, Catalog, Images,
+                   Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.

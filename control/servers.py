@@ -60,6 +60,7 @@ class Servers:
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
     _public_key: Callable[[str | None, str | None], str | None]
+    _delete_softly: Callable[[Row, str | None], Row | None]
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -165,15 +166,22 @@ class Servers:
 
     # -- deleting ------------------------------------------------------------------------------
 
-    def server_delete(self, server: str, request_id: str | None = None) -> Row:
+    def server_delete(self, server: str, force: bool = False,
+                      request_id: str | None = None) -> Row:
         """Delete a server, whatever it is doing. Its host does it; where there is no host, or
         the host is down, the control plane does, and the host cleans up when it comes back.
 
-        Returns the server as it is then; deleting is over when it is gone.
+        With ``reclaim_instance_interval``, a server that ever ran can be restored for so long,
+        unless it is forced; what was deleted so before is forced by a second delete.
+
+        Returns the server as it is then; deleting is over when it is gone, or soft-deleted.
         """
         context = context_for(request_id)
         row = self._find(server)
         uuid = row["uuid"]
+        kept = None if force else self._delete_softly(row, request_id)
+        if kept is not None:
+            return kept
         with self.store.begin() as connection:
             call = Call(connection, context)
             row = instances.get(connection, uuid) or {}
@@ -236,8 +244,10 @@ class Servers:
     def _act(
         self, server: str, verb: str, vm_states: Sequence[str], tasks: Sequence[str | None],
         task: str, method: str, attrs: Sequence[str], args: Row, request_id: str | None,
+        **also: Any,
     ) -> Row:
-        """Set task_state if the server is in one of these states, and tell its host.
+        """Set task_state, and ``also`` these columns, if the server is in one of these states, and
+        tell its host.
 
         A request id that was used for this verb on this server before has no second effect.
 
@@ -252,7 +262,7 @@ class Servers:
             where = (instances.matches(C.vm_state, vm_states),
                      instances.matches(C.task_state, tasks),
                      C.host.is_not(None), C.launched_at.is_not(None))
-            values = {"task_state": task, "progress": 0}
+            values = {"task_state": task, "progress": 0, **also}
             if instances.save(connection, uuid, values, *where) is None:
                 raise refusal(instances.get(connection, uuid), row, verb, vm_states, tasks)
             records.start_action(connection, verb, uuid, context.request_id or "",

@@ -285,6 +285,21 @@ class Driver(Protocol):
     def unplug(self, uuid: str, nic: Nic) -> None:
         """Remove what ``plug`` or a dead domain left of a NIC. Quiet if nothing is there."""
 
+    def attach_nic(self, guest: Guest, nic: Nic) -> None:
+        """Put a NIC into what a domain is defined with, and into the domain if it runs. Quiet
+        where it is in. Raises Failed."""
+
+    def detach_nic(self, uuid: str, nic: Nic) -> None:
+        """Take a NIC out of what a domain is defined with, and ask a running guest to let go of
+        it; returns at once, :meth:`nics` tells whether it did. Quiet where it is out."""
+
+    def nics(self, uuid: str) -> tuple[frozenset[str], frozenset[str] | None]:
+        """The MAC addresses (lower case) of the NICs that a domain is defined with, and of those
+        in the running domain, None if it does not run. Raises Refused(code='guest_not_found')."""
+
+    def taps(self) -> Mapping[str, frozenset[str]]:
+        """The names of the tap devices of all running domains, by uuid, in one call."""
+
     def create_network(self, network: Mapping) -> None:
         """Create and start a libvirt NAT network {name, bridge?, cidr, gateway, dhcp_start,
         dhcp_end}, or check that an existing bridge {bridge} is there. Raises Refused."""

@@ -128,6 +128,16 @@ OPTS = [
         "another reason are never touched. On, a guest whose storage keeps failing writes to it "
         "again and again.",
     ),
+    cfg.IntOpt(
+        "reclaim_instance_interval",
+        default=0,
+        min=0,
+        help="Seconds that a deleted server can still be restored: it is powered off and keeps its "
+        "disks, addresses and its place on the host until then. 0 deletes at once, and "
+        "soft-deleted servers of before stay until somebody acts on them. The control plane and "
+        "all its hosts need the same value; with a short one on a host, servers go sooner than their "
+        "owners were told.",
+    ),
     cfg.BoolOpt(
         "force_config_drive",
         default=False,

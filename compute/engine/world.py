@@ -75,6 +75,13 @@ class Networks(Protocol):
     def deallocate(self, context: Context, guest: str) -> None:
         """Give the guest's ports back. Quiet if there are none."""
 
+    def attach(self, context: Context, guest: str, port: str, request: NetworkRequest) -> Nic:
+        """One more port for a guest, of the id ``port`` (one that is there already, when the
+        request names it); asked again it gives the same. Raises Refused, Retryable, Unknown."""
+
+    def detach(self, context: Context, guest: str, port: str) -> None:
+        """Give one port of a guest back. Quiet if it is gone."""
+
     def bind(self, context: Context, guest: str, host: str) -> tuple[Nic, ...]:
         """The guest's ports are on ``host`` from now on; its NICs as they are there. Asked again
         it gives the same. Raises Refused, Retryable, Unknown."""

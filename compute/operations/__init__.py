@@ -1,20 +1,25 @@
 """The table of contents of the product: one verb, one file."""
 
 from compute.engine.operation import Operation
+from compute.operations.attach_interface import AttachInterface
 from compute.operations.delete import Delete
+from compute.operations.detach_interface import DetachInterface
 from compute.operations.evacuate import Evacuate
 from compute.operations.live_in import LiveIn
 from compute.operations.live_out import LiveOut
 from compute.operations.pause import Pause
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
+from compute.operations.reclaim import Reclaim
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
 from compute.operations.resize_in import ResizeIn
 from compute.operations.resize_out import ResizeOut
 from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
+from compute.operations.restore import Restore
 from compute.operations.resume import Resume
+from compute.operations.soft_delete import SoftDelete
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
@@ -27,6 +32,7 @@ OPERATIONS: dict[str, Operation] = {
     operation.verb: operation
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
+        SoftDelete(), Restore(), Reclaim(), AttachInterface(), DetachInterface(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

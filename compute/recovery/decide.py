@@ -22,7 +22,6 @@ MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone
 # Tasks of verbs that this version answers with "not implemented": their task is cleared.
 UNSUPPORTED_TASKS = {
     "rescuing": "rescue_instance", "unrescuing": "unrescue_instance",
-    "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
     "image_snapshot_pending": "snapshot_instance", "shelving": "shelve_instance",
 }
 AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor

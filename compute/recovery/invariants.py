@@ -6,16 +6,17 @@ ours without an owner. P1: every operation ends or names a command. Claims = obs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compute.model import states
+from compute.model import states, wire
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
 from compute.rpc.primitives import data
 from db.journal import rows
 
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
-             states.RESIZED)
+             states.RESIZED, states.SOFT_DELETED)
 STUCK_SECONDS = 3600.0
 
 
@@ -39,6 +40,32 @@ def check(seen: Observation, *, now: float | None = None) -> list[Finding]:
             found += _agreement(facts)
     found += [Finding("observable", source.split(":", 1)[0], f"It cannot be observed: {source}",
                       "See 'magnetar doctor'.") for source in seen.unknown]
+    return found
+
+
+def check_nics(seen: Observation, taps: Mapping[str, frozenset[str]]) -> list[Finding]:
+    """Whether the running guests have the NICs that the control plane shows.
+
+    :param taps: what :meth:`virt.driver.Driver.taps` told.
+    """
+    found = []
+    for facts in seen.guests.values():
+        domain, fields = facts.domain.value, facts.fields
+        runs = domain is not None and domain.power_state in (states.RUNNING, states.POWER_PAUSED)
+        if not runs or facts.operation is not None or fields.get("task_state") is not None \
+                or not fields:
+            continue
+        wanted = {nic.tap: nic for nic in wire.nics(fields)}
+        have = taps.get(facts.uuid, frozenset())
+        for tap in sorted(set(wanted) - have):
+            found.append(Finding("nics", facts.uuid, f"Port {wanted[tap].id} ({wanted[tap].mac}) "
+                                 "is its own, and it has no such NIC.",
+                                 f"magnetar server reboot --hard {facts.uuid}"))
+        for tap in sorted(have - set(wanted)):
+            found.append(Finding("nics", facts.uuid, f"It has a NIC on {tap}, which is no port of "
+                                 "its own: somebody attached it behind our back, or it did not "
+                                 "let it go.", f"virsh domiflist {facts.uuid}; a hard reboot "
+                                 "takes it away"))
     return found
 
 
@@ -150,6 +177,10 @@ def _power(facts: GuestFacts, vm_state: str | None) -> list[Finding]:
         found.append(Finding("power", facts.uuid, "It is stopped in the control plane and runs: "
                              "somebody started it behind our back.",
                              f"virsh shutdown {facts.uuid}, or magnetar server start"))
+    if vm_state == states.SOFT_DELETED and (running or paused):
+        found.append(Finding("power", uuid, "It was deleted, can be restored, and runs: somebody "
+                             "started it behind our back.",
+                             f"virsh destroy {uuid}, or magnetar server restore {uuid}"))
     if vm_state == states.ERROR and running:
         found.append(Finding("power", facts.uuid, "It is in error in the control plane and runs.",
                              f"magnetar server reboot --hard {facts.uuid}, or delete it"))

@@ -27,6 +27,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     "migration": (dict, NoneType), "migrate_data": (dict, NoneType), "dest": (str,),
     "disk": (str,), "dest_check_data": (dict,), "block_migration": (bool, NoneType),
     "disk_over_commit": (bool, NoneType), "destroy_disks": (bool,), "flavor": (dict, NoneType),
+    "network_id": (str, NoneType), "port_id": (str, NoneType),
+    "requested_ip": (str, NoneType), "tag": (str, NoneType),
     "disk_info": (str,), "image_ref": (str, NoneType), "recreate": (bool,),
 }
 

@@ -42,6 +42,11 @@ TO_NOVA = {
     "timeout": "MigrationTimeout",
     "lease_over": "MigrationError",
     "migration_failed": "MigrationError",
+    "address_in_use": "FixedIpAlreadyInUse",
+    "bad_address": "InvalidInput",
+    "no_more_addresses": "NoMoreFixedIps",
+    "port_missing": "PortNotFound",
+    "attach_failed": "InterfaceAttachFailed",
 }
 
 # The conductor's exception classes -> kind and code of ours.
@@ -63,6 +68,11 @@ FROM_NOVA: dict[str, tuple[type[MagnetarError], str]] = {
     "MigrationNotFound": (Refused, "migration_not_found"),
     "NoValidHost": (Refused, "no_valid_host"),
     "NetworkNotFound": (Refused, "network_missing"),
+    "FixedIpAlreadyInUse": (Refused, "address_in_use"),
+    "NoMoreFixedIps": (Refused, "no_more_addresses"),
+    "PortNotFound": (Refused, "port_missing"),
+    "InterfaceAttachFailed": (Failed, "attach_failed"),
+    "InstanceInvalidState": (Refused, "busy"),
     "MigrationPreCheckError": (Refused, "cannot_move"),
     "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
     "MigrationTimeout": (Unknown, "timeout"),

@@ -26,7 +26,8 @@ from compute.engine.run import Run, Signals
 from compute.engine.runner import Runner
 from compute.errors import Failed
 from compute.manager import Manager, split_secrets
-from compute.model import states
+from compute.model import states, wire
+from compute.model.guest import Nic
 from compute.operations import OPERATIONS
 from compute.recovery.invariants import Finding, check
 from compute.recovery.observe import observe
@@ -97,6 +98,9 @@ def doubled(one: Case, operation: Operation) -> Iterator[Case]:
         yield replace(one, again=point)
 
 
+PORT = "bbbbbbbb-0000-4000-8000-000000000002"  # of a second NIC
+
+
 # -- the guest before, the request, and what must be afterwards -----------------------------------
 PREPARED = {
     "spawn": (states.BUILDING, states.SCHEDULING, {}),
@@ -109,6 +113,12 @@ PREPARED = {
     "unpause": (states.PAUSED, states.UNPAUSING, {}),
     "suspend": (states.ACTIVE, states.SUSPENDING, {}),
     "resume": (states.SUSPENDED, states.RESUMING, {}),
+    "soft_delete": (states.ACTIVE, states.SOFT_DELETING, {}),
+    "restore": (states.SOFT_DELETED, states.RESTORING, {}),
+    "reclaim": (states.SOFT_DELETED, None, {}),
+    "attach_interface": (states.ACTIVE, None, {
+        "network_id": fakes.NETWORK_ID, "port_id": None, "requested_ip": None, "tag": "lan"}),
+    "detach_interface": (states.ACTIVE, None, {"port_id": PORT}),
     "unsupported": (states.ACTIVE, "rescuing", {"method": "rescue_instance"}),
 }
 DEVICE = "a device that cannot be saved"
@@ -146,7 +156,7 @@ def prepare(root: pathlib.Path, verb: str) -> dict:
 
 def _bring_to(world, vm_state: str) -> None:
     """Put an active guest into a state."""
-    if vm_state == states.STOPPED:
+    if vm_state in (states.STOPPED, states.SOFT_DELETED):
         world.driver.power_off(GUEST)
         world.conductor.set(GUEST, vm_state=vm_state, power_state=states.SHUTDOWN)
     elif vm_state == states.PAUSED:
@@ -156,6 +166,27 @@ def _bring_to(world, vm_state: str) -> None:
         world.driver.attach(GUEST, DEVICE)
         prim = world.conductor.set(GUEST, task_state=states.SUSPENDING)
         run_now(world, "suspend", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
+
+
+def add_nic(world, guest: str, port: str) -> None:
+    """Give a guest one more NIC, of a port with this id."""
+    run_now(world, "attach_interface", {
+        "instance": world.conductor.instance(CONTEXT, guest), "network_id": None, "port_id": port,
+        "requested_ip": None, "tag": "lan"}, {**CONTEXT, "request_id": f"req-{port}"})
+
+
+def nics(world, guest: str) -> dict[str, set[str]]:
+    """The MAC addresses of a guest's NICs, as each part of the world has them."""
+    found = {"control plane": wire.nics(world.conductor.fields(guest)),
+             "claims": [Nic.from_plain(plain)
+                        for claim in world.journal.claims(kind="ports", guest=guest)
+                        for plain in claim.data.get("nics", ())],
+             "ports": world.networks.bind(CONTEXT, guest, world.host)}
+    macs = {part: {nic.mac for nic in listed} for part, listed in found.items()}
+    if world.driver.state(guest) is not None:
+        stored, live = world.driver.nics(guest)
+        macs |= {"definition": set(stored), "guest": set(stored if live is None else live)}
+    return macs
 
 
 def _remove(path: pathlib.Path, maker: int) -> None:
@@ -176,6 +207,8 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     _bring_to(world, vm_state)
     if verb == "suspend":
         world.driver.attach(GUEST, DEVICE)
+    if verb == "detach_interface":
+        add_nic(world, GUEST, PORT)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -285,6 +318,7 @@ class Outcome:
     quarantined: list[str]
     violations: list[str]
     devices: list[str]
+    nics: dict[str, set[str]]
     killed_again: bool = False
 
 
@@ -331,7 +365,8 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
         quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
         violations=world.driver.fabric.violations(),
-        devices=(world.driver._read(GUEST) or {}).get("devices", []), killed_again=killed_again)
+        devices=(world.driver._read(GUEST) or {}).get("devices", []), nics=nics(world, GUEST),
+        killed_again=killed_again)
     world.journal.engine.dispose()
     return made
 
@@ -341,12 +376,16 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
 DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.STOPPED,),
         "reboot": (states.ACTIVE,), "unsupported": (states.ACTIVE,),
         "pause": (states.PAUSED,), "unpause": (states.ACTIVE,), "suspend": (states.SUSPENDED,),
-        "resume": (states.ACTIVE,)}
+        "resume": (states.ACTIVE,), "soft_delete": (states.SOFT_DELETED,),
+        "restore": (states.ACTIVE,), "attach_interface": (states.ACTIVE,),
+        "detach_interface": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
           "unpause": (states.PAUSED,), "suspend": (states.ACTIVE,),
-          "resume": (states.SUSPENDED,)}
+          "resume": (states.SUSPENDED,), "soft_delete": (states.ACTIVE, states.STOPPED),
+          "restore": (states.SOFT_DELETED,), "reclaim": (states.SOFT_DELETED,),
+          "attach_interface": (states.ACTIVE,), "detach_interface": (states.ACTIVE,)}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 
@@ -362,7 +401,7 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     kinds = KINDS | {"unplugged"} if asleep else KINDS
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
-    gone = verb in ("delete", "reap")
+    gone = verb in ("delete", "reap") or verb == "reclaim" and fields["deleted"]
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")
     if gone or fields["host"] is None:  # deleted, or a build that was handed back
@@ -370,6 +409,8 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
             made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
     elif (found.domains, len(found.ports), found.claims) != (1, 1, kinds):
         made.append(f"{found.domains} domains, ports {found.ports}, claims {found.claims}")
+    elif len({frozenset(macs) for macs in found.nics.values()}) > 1:
+        made.append(f"NICs: {found.nics}")
     elif fields["vm_state"] not in expected or fields["task_state"] is not None:
         made.append(f"vm_state {fields['vm_state']}, task {fields['task_state']}: "
                     f"expected {expected}")

@@ -16,7 +16,8 @@ from tests.crash.share import EVERYTHING, runs_here
 SEED = os.environ.get("MAGNETAR_SEED", "20261128")
 SHARE = 1 / 3
 VERBS = ("spawn", "delete", "start", "stop", "reboot", "reap", "pause", "unpause", "suspend",
-         "resume")
+         "resume", "soft_delete", "restore", "reclaim", "attach_interface",
+         "detach_interface")
 
 
 class DriverCalls(testtools.TestCase):

@@ -170,6 +170,8 @@ class CallTest(Base):
             (["start"], "server.start", {}),
             (["stop"], "server.stop", {}),
             (["delete"], "server.delete", {}),
+            (["delete", "--force"], "server.delete", {"force": True}),
+            (["restore"], "server.restore", {}),
             (["reboot"], "server.reboot", {"hard": False}),
             (["reboot", "--soft"], "server.reboot", {"hard": False}),
             (["reboot", "--hard"], "server.reboot", {"hard": True}),

@@ -177,7 +177,9 @@ class GuestTableTest(testtools.TestCase):
                            (states.REBOOT_PENDING_HARD, "reboot"),
                            (states.REBOOT_STARTED_HARD, "reboot"), (states.PAUSING, "pause"),
                            (states.UNPAUSING, "unpause"), (states.SUSPENDING, "suspend"),
-                           (states.RESUMING, "resume")):
+                           (states.RESUMING, "resume"),
+                           (states.SOFT_DELETING, "soft_delete"),
+                           (states.RESTORING, "restore")):
             facts = guest(domain(states.RUNNING), rec=record(task=task))
             self.assertEqual(("lost-cast", verb), self.verdict(facts))
             self.assertEqual(("fresh-task", verb), self.verdict(facts, waited=False))

@@ -30,6 +30,7 @@ CARRIED_OUT = {
     "live_migration_force_complete", "pre_live_migration",
     "post_live_migration_at_destination", "rollback_live_migration_at_destination",
     "drop_move_claim_at_destination", "check_instance_shared_storage", "rebuild_instance",
+    "soft_delete_instance", "restore_instance", "attach_interface", "detach_interface",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",
@@ -45,6 +46,9 @@ EXPECTED_TO_NOVA = {
     "cannot_move": "MigrationPreCheckError", "incoming_busy": "IncomingMigrationsLimit",
     "no_migration": "InvalidMigrationState", "timeout": "MigrationTimeout",
     "lease_over": "MigrationError", "migration_failed": "MigrationError",
+    "address_in_use": "FixedIpAlreadyInUse", "bad_address": "InvalidInput",
+    "no_more_addresses": "NoMoreFixedIps", "port_missing": "PortNotFound",
+    "attach_failed": "InterfaceAttachFailed",
 }
 EXPECTED_FROM_NOVA = {
     "UnexpectedTaskStateError": (Refused, "stale"), "UnexpectedVMStateError": (Refused, "stale"),
@@ -62,6 +66,10 @@ EXPECTED_FROM_NOVA = {
     "InstanceInfoCacheNotFound": (Refused, "guest_not_found"),
     "NoValidHost": (Refused, "no_valid_host"), "NetworkNotFound": (Refused, "network_missing"),
     "MigrationNotFound": (Refused, "migration_not_found"),
+    "FixedIpAlreadyInUse": (Refused, "address_in_use"),
+    "NoMoreFixedIps": (Refused, "no_more_addresses"), "PortNotFound": (Refused, "port_missing"),
+    "InterfaceAttachFailed": (Failed, "attach_failed"),
+    "InstanceInvalidState": (Refused, "busy"),
     "MigrationPreCheckError": (Refused, "cannot_move"),
     "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
     "MigrationTimeout": (Unknown, "timeout"),

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oslo_log import log
 
@@ -22,11 +22,15 @@ from virt.libvirt.host import Host
 from virt.libvirt.movable import Movable
 from virt.libvirt.moves import Moves
 from virt.libvirt.networks import Networks
+from virt.libvirt.nics import DomainNics
 from virt.libvirt.notes import Notes
 from virt.libvirt.sleep import Sleep
 from virt.libvirt.tls import Certificates
 from virt.libvirt.virttype import VirtType
 from virt.storage import console
+
+if TYPE_CHECKING:
+    from virt.libvirt.hardware import Hardware
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
@@ -50,6 +54,7 @@ class LibvirtDriver(Movable):
         notes = Notes(os.path.join(conf.state_path, "domains.notes"), options.connection_uri)
         self.domains = Domains(self.connection, options.call_timeout, notes)
         self.networks = Networks(self.connection)
+        self.domain_nics = DomainNics(self.connection, self.domains)
         self.host = Host(self.connection)
         self.certificates = Certificates()
         connect = connector(options.connection_uri, keepalive)
@@ -134,12 +139,9 @@ class LibvirtDriver(Movable):
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
         generation: int, operation: str,
     ) -> Mapping[str, str]:
-        from virt.libvirt import builder, hardware  # not needed to start
+        from virt.libvirt import builder  # not needed to start
 
-        virt_type = self.virt_type()
-        decided = hardware.decide(
-            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
-        )
+        decided = self.hardware_of(guest)
         domain = builder.build(
             builder.Plan(
                 guest=guest, disks=tuple(disks), nics=tuple(nics), hardware=decided,
@@ -149,6 +151,15 @@ class LibvirtDriver(Movable):
         )
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
         return decided.recorded()
+
+    def hardware_of(self, guest: Guest) -> Hardware:
+        """What hardware a guest gets here. Raises Failed."""
+        from virt.libvirt import hardware
+
+        virt_type = self.virt_type()
+        return hardware.decide(
+            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
+        )
 
     def undefine(self, uuid: str) -> None:
         self.domains.undefine(uuid)
@@ -171,6 +182,21 @@ class LibvirtDriver(Movable):
 
     def unplug(self, uuid: str, nic: Nic) -> None:
         self.networks.unplug(nic)
+
+    def attach_nic(self, guest: Guest, nic: Nic) -> None:
+        from virt.libvirt import builder
+
+        made = builder.network_interface(nic, self.hardware_of(guest), self.conf.libvirt)
+        self.domain_nics.attach(guest.uuid, nic, made.to_xml())
+
+    def detach_nic(self, uuid: str, nic: Nic) -> None:
+        self.domain_nics.detach(uuid, nic)
+
+    def nics(self, uuid: str) -> tuple[frozenset[str], frozenset[str] | None]:
+        return self.domain_nics.seen(uuid)
+
+    def taps(self) -> Mapping[str, frozenset[str]]:
+        return self.domain_nics.taps()
 
     def create_network(self, network: Mapping) -> None:
         self.networks.create(network)
