@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import pathlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from compute.engine.clock import SystemClock
 from compute.engine.secrets import Secrets
 from compute.engine.world import World
-from compute.errors import MagnetarError, NeedsOperator
+from compute.errors import MagnetarError, NeedsOperator, Refused
 from compute.manager import Manager
 from compute.operations import OPERATIONS
 from compute.operator.doctor import standard_checks
@@ -151,7 +152,7 @@ class Agent:
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
-                                    self.health)
+                                    self.health, console=self._console)
         self.node = Node(conf, self.host, self.conductor, self.tracker, self.context)
         self.server = Server(transport, serializer, self.host, self.manager, {
             name: getattr(target, name) for target in (verbs, moves)
@@ -164,6 +165,17 @@ class Agent:
         return {"status": "serving" if self.serving else "starting", "host": self.host,
                 "version": metadata.version("magnetar"),
                 "pid": os.getpid(), "driver": self.driver.name, "calls": self.calls()}
+
+    def _console(self, guest: str, force: bool) -> socket.socket:
+        """The serial console of a guest of this host, by uuid or by its domain's name."""
+        found = self.driver.states()
+        known = found.get(guest) or next((s for s in found.values() if s.name == guest), None)
+        if known is None or not known.ours:
+            raise Refused(f"Guest {guest} is not on host {self.host}.",
+                          now="Nothing was opened.",
+                          next="Ask the agent of the guest's host, with --socket; 'magnetar server "
+                               "show' tells which that is.", code="guest_not_found")
+        return self.driver.open_console(known.uuid, force)
 
     def calls(self) -> dict[str, int]:
         """How many calls this process made: to the conductor, and to the hypervisor."""

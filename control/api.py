@@ -17,6 +17,7 @@ from compute.rpc import primitives
 from control.builds import Builds
 from control.catalog import Catalog
 from control.common import context_for
+from control.consoles import Consoles
 from control.hosts import Hosts
 from control.images import Images
 from control.interfaces import Interfaces
@@ -40,8 +41,8 @@ EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
-class ControlPlane(Servers, Sleep, SoftDeletes, Interfaces, MoveVerbs, Migrations, Catalog, Images,
-                   Networks, Hosts):
+class ControlPlane(Servers, Sleep, SoftDeletes, Interfaces, Consoles, MoveVerbs, Migrations,
+                   Catalog, Images, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.

@@ -72,7 +72,7 @@ class Interfaces:
             raise Refused(f"Server {row['display_name']} has no port {port}.", now=NOTHING,
                           next=f"See 'magnetar server port list {row['display_name']}'.",
                           code="port_not_found")
-        return self._remove(row, found, request_id)[0]
+        return self._take_out(row, found, request_id)[0]
 
     def server_remove_network(self, server: str, network: str,
                               request_id: str | None = None) -> list[Row]:
@@ -91,9 +91,9 @@ class Interfaces:
                           f"{wanted['name']}: {listed}.", now=NOTHING,
                           next="Remove them one after the other, with 'server remove port'.",
                           code="ambiguous")
-        return self._remove(row, found, request_id)
+        return self._take_out(row, found, request_id)
 
-    def _remove(self, row: Row, ports: Sequence[Row], request_id: str | None) -> list[Row]:
+    def _take_out(self, row: Row, ports: Sequence[Row], request_id: str | None) -> list[Row]:
         told = []
         for port in ports:
             context, instance = self._begin(row["uuid"], "detach_interface", request_id)

@@ -11,6 +11,7 @@ connection raises :class:`~compute.errors.Unknown`, and a domain that does not e
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -84,6 +85,19 @@ class Driver(Protocol):
 
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         """The last ``max_bytes`` of a guest's console log; empty when there is none."""
+
+    def screen_port(self, uuid: str) -> int | None:
+        """The TCP port on which a running domain shows its screen over VNC; None when it has no
+        screen, or only one on a unix socket. Raises Refused(code='guest_not_found')."""
+
+    def open_console(self, uuid: str, force: bool = False) -> socket.socket:
+        """A running domain's serial console, as one end of a pair of sockets: what the guest
+        writes can be read from it, and what is written to it is typed. It ends when the guest
+        does, or when it is closed. What the guest writes is in its console log all the same.
+
+        :param force: end the session of whoever has it now.
+        :raises Refused: codes ``guest_not_found``, ``invalid_state``, ``console_busy``.
+        """
 
     # -- images and disks -------------------------------------------------------------------
     def cached_image(self, image: Image) -> CachedImage | None:

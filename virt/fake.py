@@ -19,6 +19,7 @@ from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
 from virt.driver import Cancel, ImageSource, Progress
+from virt.fake_consoles import FakeConsoles
 from virt.fake_moves import ON, FakeMoves
 from virt.fake_nics import FakeNics
 from virt.fake_size import FakeSize
@@ -27,7 +28,7 @@ from virt.fake_state import Hook, hooked, replace
 __all__ = ["FakeDriver", "hooked", "replace"]
 
 
-class FakeDriver(FakeMoves, FakeSize, FakeNics):
+class FakeDriver(FakeMoves, FakeSize, FakeNics, FakeConsoles):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.

@@ -135,8 +135,8 @@ OPTS = [
         help="Seconds that a deleted server can still be restored: it is powered off and keeps its "
         "disks, addresses and its place on the host until then. 0 deletes at once, and "
         "soft-deleted servers of before stay until somebody acts on them. The control plane and "
-        "all its hosts need the same value; with a short one on a host, servers go sooner than their "
-        "owners were told.",
+        "all its hosts need the same value; where a host's is shorter, servers go sooner than "
+        "their owners were told.",
     ),
     cfg.BoolOpt(
         "force_config_drive",

@@ -29,6 +29,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "disk_over_commit": (bool, NoneType), "destroy_disks": (bool,), "flavor": (dict, NoneType),
     "network_id": (str, NoneType), "port_id": (str, NoneType),
     "requested_ip": (str, NoneType), "tag": (str, NoneType),
+    "console_type": (str,), "port": (int, str, NoneType),
     "disk_info": (str,), "image_ref": (str, NoneType), "recreate": (bool,),
 }
 

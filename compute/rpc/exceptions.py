@@ -47,6 +47,9 @@ TO_NOVA = {
     "no_more_addresses": "NoMoreFixedIps",
     "port_missing": "PortNotFound",
     "attach_failed": "InterfaceAttachFailed",
+    "console_unavailable": "ConsoleTypeUnavailable",
+    "console_type_unknown": "ConsoleTypeInvalid",
+    "console_not_ready": "InstanceNotReady",
 }
 
 # The conductor's exception classes -> kind and code of ours.
@@ -73,6 +76,9 @@ FROM_NOVA: dict[str, tuple[type[MagnetarError], str]] = {
     "PortNotFound": (Refused, "port_missing"),
     "InterfaceAttachFailed": (Failed, "attach_failed"),
     "InstanceInvalidState": (Refused, "busy"),
+    "ConsoleTypeUnavailable": (Refused, "console_unavailable"),
+    "ConsoleTypeInvalid": (Refused, "console_type_unknown"),
+    "InstanceNotReady": (Refused, "console_not_ready"),
     "MigrationPreCheckError": (Refused, "cannot_move"),
     "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
     "MigrationTimeout": (Unknown, "timeout"),

@@ -29,6 +29,7 @@ VERSIONS = {
     "BlockDeviceMappingList": "1.18",
     "ComputeNode": "1.19",
     "ComputeNodeList": "1.17",
+    "ConsoleAuthToken": "1.3",
     "EC2Ids": "1.0",
     "Flavor": "1.2",
     "HVSpec": "1.2",

@@ -50,6 +50,8 @@ COMMANDS = {
     "migration watch": "migration:Watch",
     "plan live-migrate": "migration:Plan",
     "console log show": "server:ConsoleLog",
+    "console url show": "console:UrlShow",
+    "console attach": "console:Attach",
     "image create": "image:Create",
     "image list": "image:List",
     "image show": "image:Show",

@@ -1,12 +1,18 @@
-"""A real guest whose NICs come and go, and that is deleted and restored."""
+"""A real guest whose NICs come and go, whose consoles are looked at, and that is deleted and
+restored."""
 
 from __future__ import annotations
 
+import re
+import socket
+
 import libvirt
 
+from compute.errors import Refused
 from tests.integration import test_real_guest
 from tests.integration.modes import EVENTLET, NATIVE, once
-from virt.xml.domain import Domain
+from tests.integration.patience import SECONDS
+from virt.xml.domain import Devices, Domain
 
 MORE = "reclaim_instance_interval = 3600\n"
 
@@ -19,7 +25,8 @@ class RealNicsTest(test_real_guest.RealGuest):
     def setUp(self):
         super().setUp()
         config = self.agent.home / "magnetar.conf"
-        config.write_text(config.read_text().replace("[DEFAULT]\n", f"[DEFAULT]\n{MORE}"))
+        text = config.read_text().replace("[DEFAULT]\n", f"[DEFAULT]\n{MORE}")
+        config.write_text(text.replace("[libvirt]\n", "[libvirt]\nvnc_listen = 127.0.0.1\n"))
         self.agent.start()
         self.agent.load_image()
         self.agent.call("network.create", name="lab", subnet="192.168.78.0/24", nat=True)
@@ -29,14 +36,17 @@ class RealNicsTest(test_real_guest.RealGuest):
 
     def nics(self) -> tuple[set[str], set[str]]:
         """MAC addresses of the definition, and of the running guest."""
+        found = [self.devices(flags).interfaces for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, 0)]
+        return tuple({nic.mac for nic in listed} for listed in found)
+
+    def devices(self, flags: int) -> Devices:
+        """What libvirt says of the guest's devices."""
         connection = libvirt.open(self.daemon.uri)
         try:
             domain = connection.lookupByName(self.shown()["instance_name"])
-            found = [Domain.parse(domain.XMLDesc(flags)).devices.interfaces
-                     for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, 0)]
+            return Domain.parse(domain.XMLDesc(flags)).devices
         finally:
             connection.close()
-        return tuple({nic.mac for nic in listed} for listed in found)
 
     def assert_nics(self, count: int) -> None:
         """So many, everywhere."""
@@ -67,6 +77,7 @@ class RealNicsTest(test_real_guest.RealGuest):
         self.assert_nics(2)
         self.remove(first)
         self.assert_nics(1)
+        self.consoles()
         for verb, point in (("add_network", "attach_interface.nic.after_intent"),
                             ("remove_port", "detach_interface.nic.after_effect")):
             self.agent.kill()
@@ -82,13 +93,37 @@ class RealNicsTest(test_real_guest.RealGuest):
         self.assertFalse(self.running())
         self.agent.call("server.restore", server=test_real_guest.NAME)
         self.settled("active")
-        self.said("GUEST-READY", 2)
         self.assert_nics(1)
         self.agent.call("server.delete", server=test_real_guest.NAME, force=True)
         self.agent.until(lambda: not self.agent.call("server.list")
                          and not self.agent.call("op.list"), "deleted")
         self.assertEqual([], self.taps())
         self.assertTrue(self.agent.call("audit")["clean"])
+
+    def consoles(self) -> None:
+        """The screen is where its address says; a terminal shows what the log has as well, and
+        only one at a time."""
+        told = self.agent.call("console.url", server=test_real_guest.NAME)
+        [screen] = self.devices(0).graphics  # in another network namespace: not to be opened
+        self.assertEqual(("vnc", screen.port), (screen.type, told["port"]))
+        guest = self.shown()["id"]
+        with self.agent.client.console(guest) as console:
+            seen = self.read(console, rb"TICK (\d+)")
+            error = self.assertRaises(Refused, self.agent.client.console, guest)
+            self.assertEqual("console_busy", error.code)
+            with self.agent.client.console(guest, force=True) as other:
+                self.read(other, rb"TICK (\d+)")
+        self.said(f"TICK {seen}")
+
+    def read(self, console: socket.socket, wanted: bytes) -> str:
+        """What a terminal shows in time."""
+        console.settimeout(SECONDS)
+        text = b""
+        while not (found := re.search(wanted + rb"\r?\n", text)):
+            data = console.recv(4096)
+            self.assertTrue(data, f"the console was closed after {text!r}")
+            text += data
+        return found[1].decode()
 
     def added(self) -> str:
         return self.agent.call("server.ports", server=test_real_guest.NAME)[-1]["id"]

@@ -31,6 +31,7 @@ CARRIED_OUT = {
     "post_live_migration_at_destination", "rollback_live_migration_at_destination",
     "drop_move_claim_at_destination", "check_instance_shared_storage", "rebuild_instance",
     "soft_delete_instance", "restore_instance", "attach_interface", "detach_interface",
+    "get_vnc_console", "validate_console_port",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",
@@ -48,7 +49,8 @@ EXPECTED_TO_NOVA = {
     "lease_over": "MigrationError", "migration_failed": "MigrationError",
     "address_in_use": "FixedIpAlreadyInUse", "bad_address": "InvalidInput",
     "no_more_addresses": "NoMoreFixedIps", "port_missing": "PortNotFound",
-    "attach_failed": "InterfaceAttachFailed",
+    "attach_failed": "InterfaceAttachFailed", "console_unavailable": "ConsoleTypeUnavailable",
+    "console_type_unknown": "ConsoleTypeInvalid", "console_not_ready": "InstanceNotReady",
 }
 EXPECTED_FROM_NOVA = {
     "UnexpectedTaskStateError": (Refused, "stale"), "UnexpectedVMStateError": (Refused, "stale"),
@@ -70,6 +72,9 @@ EXPECTED_FROM_NOVA = {
     "NoMoreFixedIps": (Refused, "no_more_addresses"), "PortNotFound": (Refused, "port_missing"),
     "InterfaceAttachFailed": (Failed, "attach_failed"),
     "InstanceInvalidState": (Refused, "busy"),
+    "ConsoleTypeUnavailable": (Refused, "console_unavailable"),
+    "ConsoleTypeInvalid": (Refused, "console_type_unknown"),
+    "InstanceNotReady": (Refused, "console_not_ready"),
     "MigrationPreCheckError": (Refused, "cannot_move"),
     "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
     "MigrationTimeout": (Unknown, "timeout"),

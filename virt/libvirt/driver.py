@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
 from virt.libvirt import host as this_host
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
+from virt.libvirt.consoles import Consoles
 from virt.libvirt.domains import Domains
 from virt.libvirt.errand import connector
 from virt.libvirt.host import Host
@@ -58,6 +60,7 @@ class LibvirtDriver(Movable):
         self.host = Host(self.connection)
         self.certificates = Certificates()
         connect = connector(options.connection_uri, keepalive)
+        self.consoles = Consoles(self.connection, self.domains, connect)
         self.sleep = Sleep(self.connection, self.domains, connect)
         self.moves = Moves(self.connection, self.domains, connect)
         self.connection.on_job = self.moves.completed
@@ -133,6 +136,12 @@ class LibvirtDriver(Movable):
             return console.tail(self._console(uuid), max_bytes)
         except OSError as error:
             raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
+
+    def screen_port(self, uuid: str) -> int | None:
+        return self.consoles.screen_port(uuid)
+
+    def open_console(self, uuid: str, force: bool = False) -> socket.socket:
+        return self.consoles.open(uuid, force)
 
     # -- the domain -------------------------------------------------------------------------
     def define(
