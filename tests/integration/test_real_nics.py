@@ -10,14 +10,14 @@ import libvirt
 
 from compute.errors import Refused
 from tests.integration import test_real_guest
-from tests.integration.modes import EVENTLET, NATIVE, once
 from tests.integration.patience import SECONDS
+from tests.modes import AGENTS, EVENTLET, once
 from virt.xml.domain import Devices, Domain
 
 MORE = "reclaim_instance_interval = 3600\n"
 
 
-@once(NATIVE, EVENTLET)
+@once(AGENTS, EVENTLET)
 class RealNicsTest(test_real_guest.RealGuest):
     test_life = test_libvirtd_is_absent_at_start = test_libvirtd_dies_during_a_build = None
     test_a_guest_that_stops_by_itself_is_stopped_in_the_record = None

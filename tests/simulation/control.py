@@ -28,6 +28,9 @@ VERBS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "unpause": ((states.PAUSED,), states.UNPAUSING, {}),
     "suspend": ((states.ACTIVE,), states.SUSPENDING, {}),
     "resume": ((states.SUSPENDED,), states.RESUMING, {}),
+    "soft_delete": ((states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED),
+                    states.SOFT_DELETING, {}),
+    "restore": ((states.SOFT_DELETED,), states.RESTORING, {}),
 }
 METHODS = {"spawn": "build_and_run_instance", "delete": "terminate_instance"}
 
