@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from oslo_log import log
@@ -17,14 +18,12 @@ from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
 from virt.libvirt import host as this_host
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
-from virt.libvirt.consoles import Consoles
 from virt.libvirt.domains import Domains
 from virt.libvirt.errand import connector
 from virt.libvirt.host import Host
 from virt.libvirt.movable import Movable
 from virt.libvirt.moves import Moves
 from virt.libvirt.networks import Networks
-from virt.libvirt.nics import DomainNics
 from virt.libvirt.notes import Notes
 from virt.libvirt.sleep import Sleep
 from virt.libvirt.tls import Certificates
@@ -32,7 +31,9 @@ from virt.libvirt.virttype import VirtType
 from virt.storage import console
 
 if TYPE_CHECKING:
+    from virt.libvirt.consoles import Consoles
     from virt.libvirt.hardware import Hardware
+    from virt.libvirt.nics import DomainNics
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
@@ -56,16 +57,27 @@ class LibvirtDriver(Movable):
         notes = Notes(os.path.join(conf.state_path, "domains.notes"), options.connection_uri)
         self.domains = Domains(self.connection, options.call_timeout, notes)
         self.networks = Networks(self.connection)
-        self.domain_nics = DomainNics(self.connection, self.domains)
         self.host = Host(self.connection)
         self.certificates = Certificates()
         connect = connector(options.connection_uri, keepalive)
-        self.consoles = Consoles(self.connection, self.domains, connect)
+        self._connect = connect
         self.sleep = Sleep(self.connection, self.domains, connect)
         self.moves = Moves(self.connection, self.domains, connect)
         self.connection.on_job = self.moves.completed
         self._virt_type = VirtType(options.virt_type, conf.state_path)
         self._on_event: Callable[[str, str], None] = lambda uuid, what: None
+
+    @cached_property
+    def domain_nics(self) -> DomainNics:
+        from virt.libvirt.nics import DomainNics
+
+        return DomainNics(self.connection, self.domains)
+
+    @cached_property
+    def consoles(self) -> Consoles:
+        from virt.libvirt.consoles import Consoles
+
+        return Consoles(self.connection, self.domains, self._connect)
 
     # -- the host ---------------------------------------------------------------------------
     def start(self, on_event: Callable[[str, str], None]) -> None:
