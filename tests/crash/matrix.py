@@ -26,14 +26,14 @@ from compute.engine.run import Run, Signals
 from compute.engine.runner import Runner
 from compute.errors import Failed
 from compute.manager import Manager, split_secrets
-from compute.model import states, wire
-from compute.model.guest import Nic
+from compute.model import states
 from compute.operations import OPERATIONS
 from compute.recovery.invariants import Finding, check
 from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
+from tests.crash import nics
 from tests.waiting import PATIENCE
 
 GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -168,27 +168,6 @@ def _bring_to(world, vm_state: str) -> None:
         run_now(world, "suspend", {"instance": prim}, {**CONTEXT, "request_id": "req-0"})
 
 
-def add_nic(world, guest: str, port: str) -> None:
-    """Give a guest one more NIC, of a port with this id."""
-    run_now(world, "attach_interface", {
-        "instance": world.conductor.instance(CONTEXT, guest), "network_id": None, "port_id": port,
-        "requested_ip": None, "tag": "lan"}, {**CONTEXT, "request_id": f"req-{port}"})
-
-
-def nics(world, guest: str) -> dict[str, set[str]]:
-    """The MAC addresses of a guest's NICs, as each part of the world has them."""
-    found = {"control plane": wire.nics(world.conductor.fields(guest)),
-             "claims": [Nic.from_plain(plain)
-                        for claim in world.journal.claims(kind="ports", guest=guest)
-                        for plain in claim.data.get("nics", ())],
-             "ports": world.networks.bind(CONTEXT, guest, world.host)}
-    macs = {part: {nic.mac for nic in listed} for part, listed in found.items()}
-    if world.driver.state(guest) is not None:
-        stored, live = world.driver.nics(guest)
-        macs |= {"definition": set(stored), "guest": set(stored if live is None else live)}
-    return macs
-
-
 def _remove(path: pathlib.Path, maker: int) -> None:
     if os.getpid() == maker:
         shutil.rmtree(path, ignore_errors=True)
@@ -208,7 +187,8 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     if verb == "suspend":
         world.driver.attach(GUEST, DEVICE)
     if verb == "detach_interface":
-        add_nic(world, GUEST, PORT)
+        nics.add(lambda args: run_now(world, "attach_interface", args, {
+            **CONTEXT, "request_id": "req-nic"}), world.conductor.instance(CONTEXT, GUEST), PORT)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -365,8 +345,8 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
         quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
         violations=world.driver.fabric.violations(),
-        devices=(world.driver._read(GUEST) or {}).get("devices", []), nics=nics(world, GUEST),
-        killed_again=killed_again)
+        devices=(world.driver._read(GUEST) or {}).get("devices", []),
+        nics=nics.macs(world, GUEST, CONTEXT), killed_again=killed_again)
     world.journal.engine.dispose()
     return made
 

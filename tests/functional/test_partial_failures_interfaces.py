@@ -20,7 +20,7 @@ from compute.recovery import reconcile
 from compute.recovery.reconcile import Reconciler
 from db.journal import rows
 from tests import fakes
-from tests.crash import matrix
+from tests.crash import matrix, nics
 from tests.crash.matrix import CONTEXT, GUEST, MEMORY, PORT, Case, child, first_life, next_life
 from tests.waiting import PATIENCE, wait_until
 
@@ -82,7 +82,7 @@ class InterfaceFailureTest(testtools.TestCase):
 
     def nics(self) -> int:
         """How many NICs the guest has, about which all agree."""
-        found = matrix.nics(self.world, GUEST)
+        found = nics.macs(self.world, GUEST, CONTEXT)
         self.assertEqual(1, len({frozenset(macs) for macs in found.values()}), found)
         return len(found["guest"])
 
