@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import pathlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from compute.engine.clock import SystemClock
 from compute.engine.secrets import Secrets
 from compute.engine.world import World
-from compute.errors import MagnetarError, NeedsOperator
+from compute.errors import MagnetarError, NeedsOperator, Refused
 from compute.manager import Manager
 from compute.operations import OPERATIONS
 from compute.operator.doctor import standard_checks
@@ -29,6 +30,7 @@ from compute.operator.moves import MoveVerbs
 from compute.operator.socket import ControlSocket, method_table
 from compute.operator.verbs import OperatorVerbs
 from compute.recovery.observe import Observation
+from compute.recovery.reclaim import Reclaims
 from compute.recovery.reconcile import Reconciler, restore_claims
 from compute.recovery.resizes import Resizes
 from compute.recovery.shelved import ShelvedGuests
@@ -150,10 +152,11 @@ class Agent:
         self.resizes = Resizes(self.manager, self.context)
         self.timers = Timers(self.manager, self.context)
         self.shelved = ShelvedGuests(self.manager, self.context)
+        self.reclaims = Reclaims(self.manager, self.context)
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
-                                    self.health)
+                                    self.health, console=self._console)
         self.node = Node(conf, self.host, self.conductor, self.tracker, self.context)
         self.server = Server(transport, serializer, self.host, self.manager, {
             name: getattr(target, name) for target in (verbs, moves)
@@ -166,6 +169,17 @@ class Agent:
         return {"status": "serving" if self.serving else "starting", "host": self.host,
                 "version": metadata.version("magnetar"),
                 "pid": os.getpid(), "driver": self.driver.name, "calls": self.calls()}
+
+    def _console(self, guest: str, force: bool) -> socket.socket:
+        """The serial console of a guest of this host, by uuid or by its domain's name."""
+        found = self.driver.states()
+        known = found.get(guest) or next((s for s in found.values() if s.name == guest), None)
+        if known is None or not known.ours:
+            raise Refused(f"Guest {guest} is not on host {self.host}.",
+                          now="Nothing was opened.",
+                          next="Ask the agent of the guest's host, with --socket; 'magnetar server "
+                               "show' tells which that is.", code="guest_not_found")
+        return self.driver.open_console(known.uuid, force)
 
     def calls(self) -> dict[str, int]:
         """How many calls this process made: to the conductor, and to the hypervisor."""
@@ -262,6 +276,7 @@ class Agent:
         self.tracker.report(self.context, refresh=True)
         if not seen.unknown:
             self._sweep(seen)
+        self.reclaims.run_pass(seen)
         self.resizes.run_pass()
         self.timers.run_pass(seen)
         self.shelved.run_pass(seen)

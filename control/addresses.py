@@ -85,20 +85,20 @@ def check_fixed(network: Row, wanted: str, taken: set[str]) -> str:
 
     :raises Refused: it is none, not of this network, reserved, or taken.
     """
-    now, code = "No address was given out.", "bad_address"
+    now = "No address was given out."
     try:
         address = ipaddress.ip_address(wanted)
     except ValueError as error:
-        raise Refused(f"{wanted!r} is no IP address.", now=now, code=code,
+        raise Refused(f"{wanted!r} is no IP address.", now=now, code="bad_address",
                       next="Give an address such as 192.0.2.10, or none.") from error
     first, last = pool(network)
     if address.version != first.version or not first <= address <= last:
         raise Refused(f"{address} is not among the addresses of network {network['name']}.",
                       now=now, next=f"Choose one from {first} to {last}.",
-                      code=code)
+                      code="bad_address")
     if str(address) == network["gateway"]:
         raise Refused(f"{address} is the gateway of network {network['name']}.", now=now,
-                      next="Choose another one.", code=code)
+                      next="Choose another one.", code="bad_address")
     if str(address) in taken:
         raise Refused(f"{address} is in use on network {network['name']}.", now=now,
                       next="Choose another one, or none to get a free one.",
@@ -137,8 +137,47 @@ def allocate(
             return [nic(port) for port in ports]
         except IntegrityError:
             continue
-    raise Retryable("Somebody else was always faster in taking an address.",
-                    now="No address was given out.", next="Try again.")
+    raise _too_slow()
+
+
+def attach(
+    store: Store, instance_uuid: str, port: str, request: Mapping[str, Any], host: str | None
+) -> Row:
+    """One more port of this id for an instance; asked again it gives the same.
+
+    :param request: ``{network_id, port_id, fixed_ip, tag}``; with a ``port_id`` the port has to be
+        there, and the instance's.
+    :returns: its NIC as a dict.
+    :raises Refused: unknown network or port, an address that cannot be had, or no address left.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            with store.begin() as connection:
+                have = networks.instance_ports(connection, [instance_uuid])
+                if not any(one["uuid"] == port for one in have):
+                    if request.get("port_id"):
+                        raise _no_port(port)
+                    position = max((one["position"] for one in have), default=-1) + 1
+                    if not instances.hold(connection, instance_uuid):
+                        raise Refused(f"Server {instance_uuid} is deleted.",
+                                      now="No address was given out.", code="guest_not_found")
+                    _create(connection, instance_uuid, position, request, host, None, port)
+                    have = networks.instance_ports(connection, [instance_uuid])
+            return nic(next(one for one in have if one["uuid"] == port))
+        except IntegrityError:
+            continue
+    raise _too_slow()
+
+
+def _no_port(port: str) -> Refused:
+    return Refused(f"There is no port {port}.", now="No address was given out.",
+                   next="Name a network instead, from which the server gets a port of its own.",
+                   code="port_missing")
+
+
+def _too_slow() -> Retryable:
+    return Retryable("Somebody else was always faster in taking an address.",
+                     now="No address was given out.", next="Try again.")
 
 
 def _allocate(
@@ -154,30 +193,39 @@ def _allocate(
     if host is not None and any(port["host"] != host for port in have.values()):
         networks.bind_ports(connection, instance_uuid, host)
     for position, request in enumerate(wanted):
-        if position in have:
-            continue
-        network = find_network(connection, request["network_id"])
-        taken = networks.addresses(connection, network["uuid"])
-        address = (
-            check_fixed(network, request["fixed_ip"], taken)
-            if request.get("fixed_ip")
-            else next(free(network, taken), None)
-        )
-        if address is None:
-            raise Refused(f"Network {network['name']} ({network['cidr']}) has no free address; "
-                          f"{len(taken)} are in use.", now="No address was given out.",
-                          next="Delete servers that are not needed, or use another network.",
-                          code="no_more_addresses")
-        values = {
-            "network_uuid": network["uuid"], "instance_uuid": instance_uuid,
-            "position": position, "address": address, "host": host, "tag": request.get("tag"),
-            "mac": hints[position] if position < len(hints) else random_mac(),
-        }
-        if request.get("port_id"):
-            values["uuid"] = request["port_id"]
-        networks.create_port(connection, values)
-        if not request.get("fixed_ip"):
-            networks.set_last_address(connection, network["uuid"], address)
+        if position not in have:
+            mac = hints[position] if position < len(hints) else None
+            _create(connection, instance_uuid, position, request, host, mac,
+                    request.get("port_id"))
+
+
+def _create(
+    connection: Connection, instance_uuid: str, position: int, request: Mapping[str, Any],
+    host: str | None, mac: str | None, port: str | None,
+) -> None:
+    """A port, with an address of the network that was asked for."""
+    network = find_network(connection, request["network_id"])
+    taken = networks.addresses(connection, network["uuid"])
+    address = (
+        check_fixed(network, request["fixed_ip"], taken)
+        if request.get("fixed_ip")
+        else next(free(network, taken), None)
+    )
+    if address is None:
+        raise Refused(f"Network {network['name']} ({network['cidr']}) has no free address; "
+                      f"{len(taken)} are in use.", now="No address was given out.",
+                      next="Delete servers that are not needed, or use another network.",
+                      code="no_more_addresses")
+    values = {
+        "network_uuid": network["uuid"], "instance_uuid": instance_uuid,
+        "position": position, "address": address, "host": host, "tag": request.get("tag"),
+        "mac": mac or random_mac(),
+    }
+    if port:
+        values["uuid"] = port
+    networks.create_port(connection, values)
+    if not request.get("fixed_ip"):
+        networks.set_last_address(connection, network["uuid"], address)
 
 
 def random_mac() -> str:

@@ -17,8 +17,10 @@ from compute.rpc import primitives
 from control.builds import Builds
 from control.catalog import Catalog
 from control.common import context_for
+from control.consoles import Consoles
 from control.hosts import Hosts
 from control.images import Images
+from control.interfaces import Interfaces
 from control.messages import Computes
 from control.moves.care import Moves
 from control.moves.drain import Drains
@@ -32,6 +34,7 @@ from control.servers import C, Servers
 from control.shelving import Shelving
 from control.sleep import Sleep
 from control.snapshots import Snapshots
+from control.softdelete import SoftDeletes
 from control.tending import Tending
 from db.control.store import Store
 
@@ -42,8 +45,8 @@ EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
-class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, MoveVerbs, Migrations,
-                   Catalog, Images, Networks, Hosts):
+class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDeletes, Interfaces,
+                   Consoles, MoveVerbs, Migrations, Catalog, Images, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.

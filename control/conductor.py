@@ -16,13 +16,23 @@ from compute.errors import MagnetarError
 from compute.rpc import primitives
 from compute.rpc.serializer import Context
 from control import wire
-from control.objects import CLASS_METHODS, METHODS, Call, hosts, instances, migrations, records
+from control.objects import (
+    CLASS_METHODS,
+    METHODS,
+    Call,
+    consoles,
+    hosts,
+    instances,
+    migrations,
+    records,
+)
 from control.wire import failure
 from db.control.store import Store
 
 LOG = logging.getLogger(__name__)
 TOPIC = "conductor"
-FAMILIES = (hosts, instances, migrations, records)  # importing them registers their methods
+# importing them registers their methods
+FAMILIES = (consoles, hosts, instances, migrations, records)
 
 
 def expected(work: Callable[[], Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import oslo_messaging
 
+from compute.errors import MagnetarError
 from compute.rpc.serializer import Context
 from control import addresses
 from control.conductor import expected
@@ -38,6 +39,21 @@ class NetworkService:
         return expected(
             lambda: addresses.allocate(self.store, instance_uuid, requests, host, macs or ())
         )
+
+    def network_attach(
+        self, context: Context, instance_uuid: str, port: str, request: Row,
+        host: str | None = None,
+    ) -> Row:
+        """See :func:`control.addresses.attach`. Answers ``{"nic": …}``, or ``{"error": …}``."""
+        try:
+            return {"nic": addresses.attach(self.store, instance_uuid, port, request, host)}
+        except MagnetarError as error:
+            return {"error": error.to_dict()}
+
+    def network_detach(self, context: Context, instance_uuid: str, port: str) -> int:
+        """Free one address of an instance; returns how many there were."""
+        with self.store.begin() as connection:
+            return networks.delete_ports(connection, instance_uuid, port)
 
     def network_deallocate(self, context: Context, instance_uuid: str) -> int:
         """Free an instance's addresses; returns how many there were."""

@@ -61,6 +61,7 @@ class Servers:
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
     _public_key: Callable[[str | None, str | None], str | None]
+    _delete_softly: Callable[[Row, str | None], Row | None]
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -172,15 +173,22 @@ class Servers:
 
     # -- deleting ------------------------------------------------------------------------------
 
-    def server_delete(self, server: str, request_id: str | None = None) -> Row:
+    def server_delete(self, server: str, force: bool = False,
+                      request_id: str | None = None) -> Row:
         """Delete a server, whatever it is doing. Its host does it; where there is no host, or
         the host is down, the control plane does, and the host cleans up when it comes back.
 
-        Returns the server as it is then; deleting is over when it is gone.
+        With ``reclaim_instance_interval``, a server that ever ran can be restored for so long,
+        unless it is forced; what was deleted so before is forced by a second delete.
+
+        Returns the server as it is then; deleting is over when it is gone, or soft-deleted.
         """
         context = context_for(request_id)
         row = self._find(server)
         uuid = row["uuid"]
+        kept = None if force else self._delete_softly(row, request_id)
+        if kept is not None:
+            return kept
         with self.store.begin() as connection:
             call = Call(connection, context)
             row = instances.get(connection, uuid) or {}

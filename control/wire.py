@@ -41,6 +41,7 @@ COLUMNS = {
     - {"availability_zone", "fenced_at"},
     "ComputeNode": frozenset(c.name for c in tables.compute_nodes.c),
     "BlockDeviceMapping": frozenset(c.name for c in tables.block_device_mapping.c),
+    "ConsoleAuthToken": frozenset(c.name for c in tables.console_auth_tokens.c),
     "VirtualInterface": frozenset(c.name for c in tables.virtual_interfaces.c),
     "InstanceFault": frozenset(c.name for c in tables.instance_faults.c),
     "Migration": frozenset(c.name for c in tables.migrations.c),

@@ -150,6 +150,10 @@ class FakeConductor:
     def fault(self, context, uuid, error):
         self._change("fault", lambda s: s["faults"].append([uuid, error["what"]]))
 
+    def authorize_console(self, context, fields, ttl):
+        self._change("authorize_console", lambda s: None)
+        return "token"
+
     def build_instances(self, context, **args):
         uuid = data(args["instances"][0])["uuid"]
         self._change("build_instances", lambda s: s["rescheduled"].append(uuid))

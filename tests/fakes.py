@@ -126,9 +126,38 @@ class FakeNetworks:
         return self._nics(path)
 
     def _nics(self, path):
-        return (Nic(id=path.read_text().split()[0], mac="52:54:00:00:00:01", network_id=NETWORK_ID,
-                    label="net", kind="bridge", source="br0",
-                    addresses=(Address("10.0.0.2", "10.0.0.0/24"),)),)
+        return tuple(nic(number, port) for number, port in enumerate(self._ports(path), 1) if port)
+
+    @staticmethod
+    def _ports(path):
+        """Ids of ports by their number; empty where one was given back."""
+        first, *more = path.read_text().splitlines() or [""]
+        return [first.split()[0] if first else "", *more]
+
+    @hooked
+    def attach(self, context, guest, port, request):
+        if request.network_id not in (None, NETWORK_ID):
+            raise Refused(f"There is no network {request.network_id}.", code="network_missing")
+        path = self.root / guest
+        ports = self._ports(path) if path.exists() else [""]
+        if port not in ports:
+            ports.append(port)
+            self._write(path, ports)
+        return nic(ports.index(port) + 1, port, request.tag)
+
+    @hooked
+    def detach(self, context, guest, port):
+        path = self.root / guest
+        if path.exists():
+            self._write(path, [other if other != port else "" for other in self._ports(path)])
+
+    def _write(self, path, ports):
+        if not any(ports):
+            path.unlink()
+            return
+        host = self.host(path.name) if path.exists() else None
+        first = f"{ports[0]} {host}" if host and ports[0] else ports[0]
+        path.write_text("\n".join([first, *ports[1:]]))
 
     @hooked
     def deallocate(self, context, guest):
@@ -139,12 +168,20 @@ class FakeNetworks:
         path = self.root / guest
         if not path.exists():
             return ()
-        path.write_text(f"{path.read_text().split()[0]} {host}")
+        first, *more = self._ports(path)
+        path.write_text("\n".join([f"{first} {host}", *more]))
         return self._nics(path)
 
     def host(self, guest):
         """The host that a guest's ports were bound to last; None: where they were allocated."""
-        return (*(self.root / guest).read_text().split(), None)[1]
+        return (*(self.root / guest).read_text().splitlines()[0].split(), None)[1]
+
+
+def nic(number: int, port: str, tag: str | None = None) -> Nic:
+    """The NIC of a guest's port with this number, beginning at 1."""
+    return Nic(id=port, mac=f"52:54:00:00:00:{number:02x}", network_id=NETWORK_ID, label="net",
+               kind="bridge", source="br0",
+               addresses=(Address(f"10.0.0.{number + 1}", "10.0.0.0/24"),), tag=tag)
 
 
 _compiled: list[Engine] = []

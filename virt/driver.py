@@ -11,6 +11,7 @@ connection raises :class:`~compute.errors.Unknown`, and a domain that does not e
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -86,6 +87,19 @@ class Driver(Protocol):
 
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         """The last ``max_bytes`` of a guest's console log; empty when there is none."""
+
+    def screen_port(self, uuid: str) -> int | None:
+        """The TCP port on which a running domain shows its screen over VNC; None when it has no
+        screen, or only one on a unix socket. Raises Refused(code='guest_not_found')."""
+
+    def open_console(self, uuid: str, force: bool = False) -> socket.socket:
+        """A running domain's serial console, as one end of a pair of sockets: what the guest
+        writes can be read from it, and what is written to it is typed. It ends when the guest
+        does, or when it is closed. What the guest writes is in its console log all the same.
+
+        :param force: end the session of whoever has it now.
+        :raises Refused: codes ``guest_not_found``, ``invalid_state``, ``console_busy``.
+        """
 
     # -- images and disks -------------------------------------------------------------------
     def cached_image(self, image: Image) -> CachedImage | None:
@@ -344,6 +358,21 @@ class Driver(Protocol):
 
     def unplug(self, uuid: str, nic: Nic) -> None:
         """Remove what ``plug`` or a dead domain left of a NIC. Quiet if nothing is there."""
+
+    def attach_nic(self, guest: Guest, nic: Nic) -> None:
+        """Put a NIC into what a domain is defined with, and into the domain if it runs. Quiet
+        where it is in. Raises Failed."""
+
+    def detach_nic(self, uuid: str, nic: Nic) -> None:
+        """Take a NIC out of what a domain is defined with, and ask a running guest to let go of
+        it; returns at once, :meth:`nics` tells whether it did. Quiet where it is out."""
+
+    def nics(self, uuid: str) -> tuple[frozenset[str], frozenset[str] | None]:
+        """The MAC addresses (lower case) of the NICs that a domain is defined with, and of those
+        in the running domain, None if it does not run. Raises Refused(code='guest_not_found')."""
+
+    def taps(self) -> Mapping[str, frozenset[str]]:
+        """The names of the tap devices of all running domains, by uuid, in one call."""
 
     def create_network(self, network: Mapping) -> None:
         """Create and start a libvirt NAT network {name, bridge?, cidr, gateway, dhcp_start,

@@ -19,8 +19,10 @@ from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
 from virt.driver import Cancel, ImageSource, Progress
+from virt.fake_consoles import FakeConsoles
 from virt.fake_copy import FakeCopy
 from virt.fake_moves import ON, FakeMoves
+from virt.fake_nics import FakeNics
 from virt.fake_size import FakeSize
 from virt.fake_state import Hook, hooked, replace
 from virt.fake_tended import FakeTended
@@ -28,7 +30,7 @@ from virt.fake_tended import FakeTended
 __all__ = ["FakeDriver", "hooked", "replace"]
 
 
-class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy):
+class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsoles):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.
@@ -197,7 +199,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy):
     @hooked
     def define(self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
                generation: int, operation: str) -> Mapping[str, str]:
-        found = self._read(guest.uuid)
+        nics, found = tuple(nics), self._read(guest.uuid)
         if found is not None and not found.get("ours", True):
             raise Refused(f"A domain with uuid {guest.uuid} is there and is not ours.",
                           now="It was not touched.", code="uuid_in_use")
@@ -207,7 +209,8 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy):
             "power_state": states.SHUTDOWN, **(found or {}), "persistent": True,
             "name": guest.name, "ours": True, "generation": generation, "operation": operation,
             **({"size": size, "boot_size": size} if off else {}),
-            "disks": [os.path.basename(d.path) for d in disks], "nics": [n.mac for n in nics]})
+            **self.redefined(found, nics),
+            "disks": [os.path.basename(d.path) for d in disks]})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 
     @hooked
@@ -232,6 +235,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy):
         self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
         if not found.get("saved"):
             found["count"] = self.count_on_disk(uuid) or 0
+            found.pop("live_nics", None)
         self._write(uuid, {**found, "saved": False, "frozen": False})
         self._set_power(uuid, power, "started")
         self.work(uuid)

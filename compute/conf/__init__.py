@@ -12,9 +12,21 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from compute.conf import agent, control, disk, libvirt, migration, moves, resources, timeouts
+from compute.conf import (
+    agent,
+    consoleauth,
+    control,
+    disk,
+    libvirt,
+    migration,
+    moves,
+    resources,
+    timeouts,
+    vnc,
+)
 
-MODULES = (agent, moves, resources, timeouts, disk, libvirt, migration, control)
+MODULES = (agent, moves, resources, timeouts, disk, libvirt, migration, vnc, consoleauth,
+           control)
 CONF = cfg.CONF
 
 

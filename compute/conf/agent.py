@@ -135,6 +135,16 @@ OPTS = [
         help="Seconds after which a rescued guest boots its own system again by itself; 0 waits "
         "for ever, as in Nova. Short values throw people out of a rescue that they work in.",
     ),
+    cfg.IntOpt(
+        "reclaim_instance_interval",
+        default=0,
+        min=0,
+        help="Seconds that a deleted server can still be restored: it is powered off and keeps its "
+        "disks, addresses and its place on the host until then. 0 deletes at once, and "
+        "soft-deleted servers of before stay until somebody acts on them. The control plane and "
+        "all its hosts need the same value; where a host's is shorter, servers go sooner than "
+        "their owners were told.",
+    ),
     cfg.BoolOpt(
         "force_config_drive",
         default=False,

@@ -189,6 +189,22 @@ OPTS = [
         help="SMBIOS serial number that guests see. cloud-init and licences may read it; none "
         "makes those ask again.",
     ),
+    cfg.IntOpt(
+        "device_detach_attempts",
+        default=8,
+        min=1,
+        help="How many times a running guest is asked to let go of a device that is taken out of "
+        "it. A guest that has not booted far enough hears none of them, one that was asked in the "
+        "wrong moment hears the next.",
+    ),
+    cfg.IntOpt(
+        "device_detach_timeout",
+        default=20,
+        min=1,
+        help="Seconds that a guest gets each time. After all of them the device stays in the "
+        "guest, and who asked is told so; times device_detach_attempts it is how long a refusal "
+        "takes, 160 s by default.",
+    ),
     cfg.BoolOpt(
         "vnc",
         default=True,

@@ -49,6 +49,8 @@ class Conductor(Protocol):
 
     def fault(self, context: Context, uuid: str, error: Mapping[str, str]) -> None: ...
 
+    def authorize_console(self, context: Context, fields: Mapping[str, Any], ttl: int) -> str: ...
+
     def build_instances(self, context: Context, **args: Any) -> None: ...
 
     def migration(self, context: Context, id: int) -> Primitive: ...
@@ -74,6 +76,13 @@ class Networks(Protocol):
 
     def deallocate(self, context: Context, guest: str) -> None:
         """Give the guest's ports back. Quiet if there are none."""
+
+    def attach(self, context: Context, guest: str, port: str, request: NetworkRequest) -> Nic:
+        """One more port for a guest, of the id ``port`` (one that is there already, when the
+        request names it); asked again it gives the same. Raises Refused, Retryable, Unknown."""
+
+    def detach(self, context: Context, guest: str, port: str) -> None:
+        """Give one port of a guest back. Quiet if it is gone."""
 
     def bind(self, context: Context, guest: str, host: str) -> tuple[Nic, ...]:
         """The guest's ports are on ``host`` from now on; its NICs as they are there. Asked again

@@ -196,7 +196,7 @@ def _nic(vif: Mapping[str, Any]) -> Nic:
         label=network.get("label") or "",
         kind="network" if details.get("libvirt_network") else "bridge",
         source=details.get("libvirt_network") or network.get("bridge") or "",
-        mtu=meta.get("mtu"), addresses=tuple(found),
+        mtu=meta.get("mtu"), addresses=tuple(found), tag=(vif.get("meta") or {}).get("tag"),
     )
 
 
@@ -230,7 +230,7 @@ def _vif(nic: Nic) -> dict[str, Any]:
         "details": {"libvirt_network": nic.source} if is_network else {},
         "devname": nic.tap, "ovs_interfaceid": None, "qbh_params": None, "qbg_params": None,
         "active": True, "vnic_type": "normal", "profile": {}, "preserve_on_delete": False,
-        "delegate_create": True, "meta": {},
+        "delegate_create": True, "meta": {"tag": nic.tag} if nic.tag else {},
     }
 
 

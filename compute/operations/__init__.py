@@ -1,9 +1,11 @@
 """The table of contents of the product: one verb, one file."""
 
 from compute.engine.operation import Operation
+from compute.operations.attach_interface import AttachInterface
 from compute.operations.backup import Backup
 from compute.operations.crash_dump import CrashDump
 from compute.operations.delete import Delete
+from compute.operations.detach_interface import DetachInterface
 from compute.operations.evacuate import Evacuate
 from compute.operations.live_in import LiveIn
 from compute.operations.live_out import LiveOut
@@ -12,6 +14,7 @@ from compute.operations.quiesce import Quiesce
 from compute.operations.reap import Reap
 from compute.operations.reboot import Reboot
 from compute.operations.rebuild import Rebuild
+from compute.operations.reclaim import Reclaim
 from compute.operations.rescue import Rescue
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
@@ -19,11 +22,13 @@ from compute.operations.resize_in import ResizeIn
 from compute.operations.resize_out import ResizeOut
 from compute.operations.resize_prep import ResizePrep
 from compute.operations.resize_revert import ResizeRevert
+from compute.operations.restore import Restore
 from compute.operations.resume import Resume
 from compute.operations.set_password import SetPassword
 from compute.operations.shelve import Shelve
 from compute.operations.shelve_offload import ShelveOffload
 from compute.operations.snapshot import Snapshot
+from compute.operations.soft_delete import SoftDelete
 from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
@@ -40,6 +45,7 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         Spawn(), Delete(), Start(), Stop(), Reboot(), Pause(), Unpause(), Suspend(), Resume(),
         Snapshot(), Backup(), Rebuild(), Shelve(), ShelveOffload(), Unshelve(),
+        SoftDelete(), Restore(), Reclaim(), AttachInterface(), DetachInterface(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         CrashDump(), Rescue(), Unrescue(), SetPassword(), Quiesce(), Unquiesce(),
         LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())

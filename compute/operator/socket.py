@@ -4,6 +4,7 @@ when broker and database are down.
     POST /v1/call    {"method": "server.show", "args": {"server": "web"}}
     POST /v1/upload  the bytes of an image; header X-Magnetar-Args holds the arguments as JSON, and
                      X-Magnetar-Method the method (image.create when absent)
+    POST /v1/console {"guest": …}; see compute.operator.socket_console
     GET  /v1/health  {"status": "serving", …}
 
 An answer is ``{"result": …}``, or ``{"error": {"kind", "code", "what", "now", "next"}}`` with a
@@ -27,6 +28,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from compute.errors import MagnetarError, Refused, Retryable, Unknown
+from compute.operator import socket_console
 from compute.operator.socket_calls import Body, Method, bind, parse_json
 from compute.operator.socket_file import SocketFile
 
@@ -60,6 +62,7 @@ class ControlSocket:
     :param health: called for ``GET /v1/health``; its items are added to ``status``.
     :param max_connections: further ones are answered 503 ``busy`` at once.
     :param idle_timeout: seconds without a byte from the client after which it is dropped.
+    :param console: opens the serial console of a guest.
     """
 
     def __init__(
@@ -70,11 +73,13 @@ class ControlSocket:
         *,
         max_connections: int = 32,
         idle_timeout: float = 30.0,
+        console: socket_console.Opener = socket_console.none_here,
     ):
         self.file = SocketFile(os.fspath(path))
         self.methods = methods
         self.health = health or dict
         self.idle_timeout = idle_timeout
+        self.console = console
         self._slots = threading.BoundedSemaphore(max_connections)
         self._guard = threading.Lock()
         self._open: dict[socket.socket, bool] = {}  # connection: is a request being answered?
@@ -212,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._run(lambda: self._call(body))
         elif self.path == "/v1/upload":
             self._run(lambda: self._upload(body))
+        elif self.path == "/v1/console":
+            self._console(body)
         else:
             self._answer_error(_no_such_path(self.path))
         self.wfile.flush()
@@ -236,6 +243,20 @@ class _Handler(BaseHTTPRequestHandler):
         text = self.headers.get("X-Magnetar-Args", "{}")
         args = parse_json(text.encode("latin-1", "replace"), "The header X-Magnetar-Args")
         return bind(self.server.methods, name, args, stream=body)()
+
+    def _console(self, body: Body) -> None:
+        """Become a console, until it ends; what is wrong with that is answered before."""
+        try:
+            request = parse_json(body.read_all(MAX_CALL), "The body of the request")
+            console = self.server.console(*socket_console.wanted(request))
+        except MagnetarError as error:
+            self._answer_error(error)
+            return
+        self.close_connection = True
+        self.server.mark(self.connection, busy=False)  # a stopping agent does not wait for it
+        with console:
+            self.connection.sendall(socket_console.ANSWER)
+            socket_console.carry(self.connection, console)
 
     def _run(self, work: Callable[[], Any], wrap: bool = True) -> None:
         begin = time.monotonic()

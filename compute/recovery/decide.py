@@ -20,9 +20,7 @@ from db.journal import OperationRow, rows
 OFF = (states.SHUTDOWN, states.CRASHED)  # what a hypervisor is sure of; NOSTATE says nothing
 MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone is
 # Tasks of verbs that this version answers with "not implemented": their task is cleared.
-UNSUPPORTED_TASKS = {
-    "soft-deleting": "soft_delete_instance", "restoring": "restore_instance",
-}
+UNSUPPORTED_TASKS: dict[str, str] = {}
 AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor
 # vm_states that need a domain
 HERE = (states.ACTIVE, states.PAUSED, states.SUSPENDED, states.RESCUED)

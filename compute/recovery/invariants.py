@@ -6,16 +6,17 @@ ours without an owner. P1: every operation ends or names a command. Claims = obs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compute.model import states
+from compute.model import states, wire
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
 from compute.rpc.primitives import data
 from db.journal import rows
 
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
-             states.RESIZED, states.SHELVED)
+             states.RESIZED, states.SHELVED, states.SOFT_DELETED)
 STUCK_SECONDS = 3600.0
 FROZEN_SECONDS = 600.0  # that file systems may stand still for a snapshot
 
@@ -40,6 +41,32 @@ def check(seen: Observation, *, now: float | None = None) -> list[Finding]:
             found += _agreement(facts)
     found += [Finding("observable", source.split(":", 1)[0], f"It cannot be observed: {source}",
                       "See 'magnetar doctor'.") for source in seen.unknown]
+    return found
+
+
+def check_nics(seen: Observation, taps: Mapping[str, frozenset[str]]) -> list[Finding]:
+    """Whether the running guests have the NICs that the control plane shows.
+
+    :param taps: what :meth:`virt.driver.Driver.taps` told.
+    """
+    found = []
+    for facts in seen.guests.values():
+        domain, fields = facts.domain.value, facts.fields
+        runs = domain is not None and domain.power_state in (states.RUNNING, states.POWER_PAUSED)
+        if not runs or facts.operation is not None or fields.get("task_state") is not None \
+                or not fields:
+            continue
+        wanted = {nic.tap: nic for nic in wire.nics(fields)}
+        have = taps.get(facts.uuid, frozenset())
+        for tap in sorted(set(wanted) - have):
+            found.append(Finding("nics", facts.uuid, f"Port {wanted[tap].id} ({wanted[tap].mac}) "
+                                 "is its own, and it has no such NIC.",
+                                 f"magnetar server reboot --hard {facts.uuid}"))
+        for tap in sorted(have - set(wanted)):
+            found.append(Finding("nics", facts.uuid, f"It has a NIC on {tap}, which is no port of "
+                                 "its own: somebody attached it behind our back, or it did not "
+                                 "let it go.", f"virsh domiflist {facts.uuid}; a hard reboot "
+                                 "takes it away"))
     return found
 
 
@@ -114,7 +141,7 @@ def _agreement(facts: GuestFacts) -> list[Finding]:
         found.append(Finding("task", facts.uuid, f"Task {task} is set and no operation of ours "
                              "works on it.", "It is adopted when its message counts as lost."))
     else:
-        found += _power(facts, vm_state)
+        found += _power(facts, vm_state) + _left_over(facts)
     return found
 
 
@@ -144,13 +171,6 @@ def _power(facts: GuestFacts, vm_state: str | None) -> list[Finding]:
     elif vm_state == states.SUSPENDED and not (domain is not None and domain.saved):
         found.append(Finding("memory", uuid, "It is suspended, and its saved memory is not here.",
                              hard))
-    if (running or paused) and any(claim.kind == "unplugged" for claim in facts.claims):
-        found.append(Finding("devices", uuid, "It runs without devices that were unplugged when "
-                             "it was suspended.", hard))
-    frozen_at = [claim.created for claim in facts.claims if claim.kind == "frozen"]
-    if running and frozen_at and facts.domain.time - min(frozen_at) > FROZEN_SECONDS:
-        found.append(Finding("frozen", uuid, "Its file systems may stand still: its agent does not "
-                             "answer to let them go on.", hard))
     if vm_state == states.RESCUED and not running:
         found.append(Finding("power", uuid, "It is rescued and does not run.",
                              f"magnetar server unrescue {uuid}"))
@@ -158,7 +178,27 @@ def _power(facts: GuestFacts, vm_state: str | None) -> list[Finding]:
         found.append(Finding("power", facts.uuid, "It is stopped in the control plane and runs: "
                              "somebody started it behind our back.",
                              f"virsh shutdown {facts.uuid}, or magnetar server start"))
+    if vm_state == states.SOFT_DELETED and (running or paused):
+        found.append(Finding("power", uuid, "It was deleted, can be restored, and runs: somebody "
+                             "started it behind our back.",
+                             f"virsh destroy {uuid}, or magnetar server restore {uuid}"))
     if vm_state == states.ERROR and running:
         found.append(Finding("power", facts.uuid, "It is in error in the control plane and runs.",
                              f"magnetar server reboot --hard {facts.uuid}, or delete it"))
+    return found
+
+
+def _left_over(facts: GuestFacts) -> list[Finding]:
+    """What a verb left on a guest that runs or stands still."""
+    found = []
+    domain, uuid = facts.domain.value, facts.uuid
+    power = domain.power_state if domain is not None else None
+    hard = f"magnetar server reboot --hard {uuid}"
+    if power in (states.RUNNING, states.POWER_PAUSED) and any(claim.kind == "unplugged" for claim in facts.claims):
+        found.append(Finding("devices", uuid, "It runs without devices that were unplugged when "
+                             "it was suspended.", hard))
+    frozen_at = [claim.created for claim in facts.claims if claim.kind == "frozen"]
+    if power == states.RUNNING and frozen_at and facts.domain.time - min(frozen_at) > FROZEN_SECONDS:
+        found.append(Finding("frozen", uuid, "Its file systems may stand still: its agent does not "
+                             "answer to let them go on.", hard))
     return found

@@ -202,6 +202,11 @@ class ConductorClient:
             "message": (error.get("what") or "")[:255], "details": details, "host": self.host,
         }), "create")
 
+    def authorize_console(self, context: Context, fields: Mapping[str, Any], ttl: int) -> str:
+        """Write a console down for the proxies; the token that lets people in for ``ttl`` s."""
+        _, token = self.object_action(context, make("ConsoleAuthToken", fields), "authorize", ttl)
+        return token
+
     def build_instances(self, context: Context, **args: Any) -> None:
         """Hand a build back, to be tried on another host. A cast, as Nova's."""
         self._cast(context, "hand the build back", "build_instances", **args)

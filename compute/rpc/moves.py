@@ -237,15 +237,16 @@ class MoveHandlers:
         return next((row for row in found if row.verb == verb), None)
 
     def _wait_for(self, row: OperationRow, look: Callable[[OperationRow], Any],
-                  seconds: float) -> Any:
-        """Wait for an operation to come as far as ``look`` asks; raises what it failed of."""
+                  seconds: float, going: tuple[str, ...] = (rows.ACCEPTED, rows.RUNNING)) -> Any:
+        """Wait for an operation to come as far as ``look`` asks; raises what it failed of once it
+        is in none of the states ``going``."""
         deadline, pause = self.world.clock.now() + seconds, FIRST_LOOK
         while True:
             row = self.world.journal.row(row.id)
             found = look(row)
             if found:
                 return found
-            if row.state not in (rows.ACCEPTED, rows.RUNNING):
+            if row.state not in going:
                 raise from_dict(dict(row.error or {"what": f"{row.verb} of guest {row.guest} is "
                                                            f"{row.state}."}))
             if self.world.clock.now() > deadline:

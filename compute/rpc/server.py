@@ -16,9 +16,11 @@ import oslo_messaging as messaging
 from compute.errors import MagnetarError, Refused
 from compute.manager import Manager
 from compute.model import wire
+from compute.rpc.consoles import ConsoleHandlers
 from compute.rpc.contract import METHODS, VERSION, Method
 from compute.rpc.exceptions import to_nova
 from compute.rpc.guests import GuestHandlers
+from compute.rpc.interfaces import InterfaceHandlers
 from compute.rpc.moves import MoveHandlers
 from compute.rpc.primitives import data, objects
 from db.journal import OperationRow
@@ -33,7 +35,7 @@ def as_dict(context: Any) -> dict[str, Any]:
     return dict(context.to_dict() if hasattr(context, "to_dict") else context or {})
 
 
-class Handlers(GuestHandlers, MoveHandlers):
+class Handlers(GuestHandlers, InterfaceHandlers, ConsoleHandlers, MoveHandlers):
     """What the agent does for each method that it can carry out: ``method(context, args)``."""
 
     def __init__(self, manager: Manager):
@@ -92,6 +94,12 @@ class Handlers(GuestHandlers, MoveHandlers):
     def unshelve_instance(self, context, args) -> None:
         self._accept("unshelve", context, args)
 
+    def soft_delete_instance(self, context, args) -> None:
+        self._accept("soft_delete", context, args)
+
+    def restore_instance(self, context, args) -> None:
+        self._accept("restore", context, args)
+
     def get_console_output(self, context, args) -> str:
         """The console log's last ``tail_length`` lines, or all that is kept (100 KiB)."""
         uuid = wire.instance_of(args)["uuid"]
@@ -104,13 +112,16 @@ class Handlers(GuestHandlers, MoveHandlers):
         return "".join(text.splitlines(keepends=True)[-int(lines):]) if int(lines) else ""
 
     def external_instance_event(self, context, args) -> None:
-        """Wake what waits for an event; events are no facts, so nothing else happens."""
+        """Wake what waits for an event; events are no facts. A port that is gone is no event of
+        the hypervisor, but a wish: its NIC leaves the guest."""
+        instances = {str(data(one).get("uuid")): one for one in args["instances"]}
         for event in objects({"nova_object.data": {"objects": args["events"]}}):
             fields = data(event)
             LOG.info("Event %s (%s) for guest %s: %s.", fields.get("name"), fields.get("tag"),
                      fields.get("instance_uuid"), fields.get("status"))
             if fields.get("instance_uuid"):
                 self.manager.wake(fields["instance_uuid"])
+                self.port_deleted(context, fields, instances)
 
     def set_host_enabled(self, context, args) -> str:
         """Remember whether the host takes new guests; the scheduler reads the Service record."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from compute.errors import Failed
+from compute.errors import Failed, from_dict
 from compute.model.guest import NetworkRequest, Nic
 
 
@@ -24,6 +24,15 @@ class NoNetworks:
                 next="Set [DEFAULT] network_service on the host, or create the guest with no "
                      "network.", code="network_missing")
         return ()
+
+    def attach(self, context: Mapping[str, Any], guest: str, port: str,
+               request: NetworkRequest) -> Nic:
+        """Raises Failed(code='network_missing')."""
+        self.allocate(context, guest, (request,))
+        raise Failed(f"Guest {guest} cannot get a port by itself.", code="network_missing")
+
+    def detach(self, context: Mapping[str, Any], guest: str, port: str) -> None:
+        """Nothing to give back."""
 
     def deallocate(self, context: Mapping[str, Any], guest: str) -> None:
         """Nothing to give back."""
@@ -52,6 +61,20 @@ class EmbeddedNetworks:
         found = self.conductor.magnetar(context, "network_allocate", instance_uuid=guest,
                                         requests=wanted, host=self.host)
         return tuple(Nic.from_plain(plain) for plain in found)
+
+    def attach(self, context: Mapping[str, Any], guest: str, port: str,
+               request: NetworkRequest) -> Nic:
+        """One more port for a guest, of this id; asked again it gives the same."""
+        found = self.conductor.magnetar(
+            context, "network_attach", instance_uuid=guest, port=port, request=asdict(request),
+            host=self.host)
+        if "error" in found:
+            raise from_dict(found["error"])
+        return Nic.from_plain(found["nic"])
+
+    def detach(self, context: Mapping[str, Any], guest: str, port: str) -> None:
+        """Give one port of a guest back. Quiet if it is gone."""
+        self.conductor.magnetar(context, "network_detach", instance_uuid=guest, port=port)
 
     def deallocate(self, context: Mapping[str, Any], guest: str) -> None:
         """Give the guest's ports back. Quiet if there are none."""

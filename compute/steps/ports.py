@@ -8,7 +8,7 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Step
-from compute.model import states, wire
+from compute.model import devices, states, wire
 from compute.model.guest import NetworkRequest, Nic
 from compute.rpc.primitives import data
 from compute.steps.record import changed_cache
@@ -40,6 +40,9 @@ class Ports(Step):
         cache = data(run.instance).get("info_cache")
         if nics and cache:
             changes["info_cache"] = changed_cache(cache, wire.network_info(nics))
+        if any(nic.tag for nic in nics):
+            changes["device_metadata"] = devices.metadata(
+                data(run.instance).get("device_metadata"), nics)
         run.save(changes, expected_task_state=[states.NETWORKING, states.SPAWNING])
         return [asdict(nic) for nic in nics]
 
@@ -74,7 +77,7 @@ def wanted(run: Run) -> tuple[NetworkRequest, ...]:
 
 def remove_ports(run: Run) -> None:
     """Unplug and deallocate; what is not there is not missed."""
-    nics = nics_of(run)
+    nics = all_nics(run)
     if not nics and not run.world.journal.claims(kind="ports", guest=run.row.guest):
         return
     for nic in nics:
@@ -91,8 +94,17 @@ def nics_of(run: Run) -> tuple[Nic, ...]:
     plain = run.outcome("ports")
     if plain:
         return tuple(Nic.from_plain(p) for p in plain)
-    if run.guest.nics:
-        return run.guest.nics
+    return run.guest.nics or claimed_nics(run)
+
+
+def all_nics(run: Run) -> tuple[Nic, ...]:
+    """The NICs to remove: the guest's, and those that were on their way in or out of it."""
+    known = {nic.id: nic for nic in (*claimed_nics(run), *nics_of(run))}
+    return tuple(known.values())
+
+
+def claimed_nics(run: Run) -> tuple[Nic, ...]:
+    """The NICs that the journal says are the guest's."""
     claims = run.world.journal.claims(kind="ports", guest=run.row.guest)
     return tuple(Nic.from_plain(p) for claim in claims for p in claim.data.get("nics", ()))
 

@@ -6,6 +6,7 @@ import configparser
 import http.client
 import json
 import os
+import re
 import socket
 import string
 from collections.abc import Callable, Iterator
@@ -98,6 +99,30 @@ class Client:
         """What ``GET /v1/health`` says: status, and what the agent adds to it."""
         return self._exchange("/v1/health", None, {})
 
+    def console(self, guest: str, force: bool = False) -> socket.socket:
+        """A guest's serial console: what it writes can be read, what is sent is typed."""
+        connection = _UnixConnection(self.path, self.timeout)
+        try:
+            connection.connect()
+        except OSError as error:
+            raise _cannot_reach(self.path, error) from error
+        sock, body = connection.sock, json.dumps({"guest": guest, "force": force}).encode()
+        assert sock is not None
+        try:
+            sock.sendall(b"POST /v1/console HTTP/1.1\r\nHost: localhost\r\n"
+                         b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            head = _head(sock)
+            if b" 101 " not in head.split(b"\r\n")[0]:
+                answer = sock.makefile("rb").read(int(_LENGTH.findall(head)[0]))
+                raise from_dict(json.loads(answer)["error"])
+        except (OSError, ValueError, LookupError) as error:
+            sock.close()
+            raise self._no_answer(error) from error
+        except MagnetarError:
+            sock.close()
+            raise
+        return sock
+
     def close(self) -> None:
         """Drop the connection; the next call makes a new one."""
         if self._connection is not None:
@@ -179,6 +204,20 @@ class _UnixConnection(http.client.HTTPConnection):
             sock.close()
             raise
         self.sock = sock
+
+
+_LENGTH = re.compile(rb"Content-Length: (\d+)")
+
+
+def _head(sock: socket.socket) -> bytes:
+    """The head of an answer, and not a byte more: what follows may be a guest's."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte:
+            raise ConnectionResetError("the connection was closed")
+        head += byte
+    return head
 
 
 def _given(args: dict[str, Any]) -> dict[str, Any]:

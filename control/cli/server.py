@@ -182,6 +182,10 @@ class Verb(Command):
         """Further arguments of the call."""
         return {}
 
+    def expected(self, answer: Any) -> str:
+        """The vm_state that means success, after what the call answered."""
+        return self.wanted
+
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Ask for all of them, then wait for all of them if told to."""
         code, begun = 0, []
@@ -189,14 +193,15 @@ class Verb(Command):
             try:
                 # Looked up first: once deleted, a server can no longer be found by its name.
                 server = self.client.call("server.show", server=name)
-                self.client.call(self.method, server=server["id"], **self.arguments(parsed_args))
-                begun.append(server)
+                answer = self.client.call(self.method, server=server["id"],
+                                          **self.arguments(parsed_args))
+                begun.append((server, self.expected(answer)))
             except MagnetarError as error:
                 tell(error)
                 code = 1
-        for server in begun if parsed_args.wait else ():
+        for server, wanted in begun if parsed_args.wait else ():
             try:
-                wait_for(self.client, server, self.wanted, parsed_args.timeout)
+                wait_for(self.client, server, wanted, parsed_args.timeout)
             except MagnetarError as error:
                 tell(error)
                 code = 1
@@ -206,7 +211,30 @@ class Verb(Command):
 class Delete(Verb):
     """Delete servers"""
 
-    method, wanted, awaited = "server.delete", "deleted", "they are gone"
+    method, wanted, awaited = "server.delete", "deleted", "they are gone, or can be restored"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """--force leaves nothing to restore."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--force", action="store_true",
+                            help="For good, also where deleted servers could be restored.")
+        return parser
+
+    def arguments(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
+        """For good or not."""
+        return {"force": True} if parsed_args.force else {}
+
+    def expected(self, answer: Any) -> str:
+        """Where deleted servers can be restored, they are not gone."""
+        vm_state, task = ((answer or {}).get(key) for key in ("vm_state", "task_state"))
+        soft = task == "soft-deleting" or (vm_state, task) == ("soft-delete", None)
+        return "soft-delete" if soft else self.wanted
+
+
+class Restore(Verb):
+    """Restore servers that were deleted and not reclaimed yet"""
+
+    method, wanted, awaited = "server.restore", "active", "they are active"
 
 
 class Start(Verb):

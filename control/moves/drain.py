@@ -33,6 +33,7 @@ ATTEMPTS = 2  # of one kind of move for one server in one drain
 MOVED = ("completed", "confirmed", "done")
 PASSING = ("retryable", "unknown")  # kinds of errors that time alone may mend
 ADVICE = {
+    states.SOFT_DELETED: "it was deleted: restore it, or delete it for good with --force",
     states.SUSPENDED: "it is suspended: resume it, or leave it where it is",
     states.RESIZED: "it is resized: confirm or revert that first",
     states.PAUSED: "it is paused: it can only move while it runs on two working hosts",

@@ -12,7 +12,7 @@ from compute.rpc import primitives
 from control import wire
 from control.objects import Call, class_method, method
 from control.wire import failure
-from db.control import catalog, instances, moves, networks, records, services, tables
+from db.control import catalog, consoles, instances, moves, networks, records, services, tables
 
 Primitive = dict[str, Any]
 Answer = tuple[dict[str, Any], Any]
@@ -238,6 +238,7 @@ def destroy_rows(call: Call, uuid: str, *where: Any) -> dict[str, Any] | None:
         records.delete_interfaces(call.connection, uuid)
         networks.delete_ports(call.connection, uuid)
         records.end_migrations(call.connection, uuid)
+        consoles.clean(call.connection, uuid)
     return row
 
 

@@ -85,8 +85,9 @@ def bind_ports(connection: Connection, instance_uuid: str, host: str | None) -> 
     )
 
 
-def delete_ports(connection: Connection, instance_uuid: str) -> int:
-    """Free all addresses of an instance; how many there were."""
-    return connection.execute(
-        ports.delete().where(ports.c.instance_uuid == instance_uuid)
-    ).rowcount
+def delete_ports(connection: Connection, instance_uuid: str, port: str | None = None) -> int:
+    """Free all addresses of an instance, or that of one port; how many there were."""
+    where = [ports.c.instance_uuid == instance_uuid]
+    if port is not None:
+        where.append(ports.c.uuid == port)
+    return connection.execute(ports.delete().where(*where)).rowcount

@@ -248,3 +248,12 @@ ports = table(
     sa.UniqueConstraint("instance_uuid", "position", name="uniq_ports_instance_position"),
     soft_delete=False,
 )
+
+console_auth_tokens = table(
+    "console_auth_tokens",
+    text("token_hash", 64, nullable=False, unique=True), text("console_type", nullable=False),
+    text("host", nullable=False), number("port", nullable=False), text("internal_access_path"),
+    uuid("instance_uuid", nullable=False, index=True),
+    number("expires", nullable=False, index=True), text("access_url_base"),
+    soft_delete=False,
+)

@@ -15,7 +15,7 @@ SCENARIOS = ("service_first_registration", "build_no_network", "build_and_run_in
              "stop", "reboot_soft", "reboot_hard", "terminate_no_network", "terminate_instance",
              "get_console_output", "pause", "unpause", "suspend", "resume", "resize",
              "confirm_resize", "revert_resize", "snapshot", "rescue", "unrescue", "rebuild",
-             "shelve", "unshelve")
+             "shelve", "unshelve", "attach_interface", "detach_interface")
 # Heartbeats and audits that went on meanwhile; a registration is made of them.
 PERIODIC = {"Service.save", "InstanceList.get_by_host", "ComputeNodeList.get_all_by_host",
             "InstanceList.get_by_host_and_node", "MigrationList.get_in_progress_and_error",

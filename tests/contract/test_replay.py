@@ -16,6 +16,7 @@ import oslo_messaging as messaging
 import testtools
 
 from compute import agent, conf
+from compute.rpc.exceptions import nova_exception
 from compute.services import images
 from tests.contract import legal, processes, replay_conductor, wire
 
@@ -251,6 +252,33 @@ class ReplayTest(testtools.TestCase):
         self.assertIsNone(self.kept.fields["task_state"])
         self.assertEqual("active", self.kept.fields["vm_state"])
         self.assertIn("InstanceFault.create", [m.what for m in said])
+
+    def test_an_attach_without_a_network_service_is_refused_as_nova_refuses(self) -> None:
+        """Neutron's adapter is not there yet; what Nova sends is understood all the same."""
+        capture = wire.load("attach_interface")
+        call = capture.cast("attach_interface")
+        self.build(guest_of(capture))
+        self.kept.take(call.args)
+        self.assertRaises(nova_exception("NetworkNotFound"), self.send, call)
+        self.assert_refused("attach_interface")
+
+    def test_a_detach_of_a_port_that_is_none_of_the_guests(self) -> None:
+        capture = wire.load("detach_interface")
+        self.build(guest_of(capture))
+        self.kept.fields["info_cache"]["nova_object.data"]["network_info"] = "[]"
+        cast = capture.cast("detach_interface")
+        cast.args["instance"]["nova_object.data"]["info_cache"] = self.kept.fields["info_cache"]
+        self._take_and_send(cast)
+        self.assert_refused("detach_interface")
+
+    def assert_refused(self, method: str) -> None:
+        """The guest is as it was, and who asked is told."""
+        self.assertEqual(("active", None),
+                         (self.kept.fields["vm_state"], self.kept.fields["task_state"]))
+        said = [message.what for message in self.kept.said()]
+        self.assertIn("InstanceFault.create", said)
+        self.assertEqual(f"compute_{method}", self.kept.said(
+            "InstanceActionEvent.event_finish_with_failure")[-1].args["args"][1])
 
     def test_external_events_are_taken_on_the_second_topic(self) -> None:
         capture = wire.load("start")

@@ -33,6 +33,7 @@ from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
+from tests.crash import nics
 from tests.waiting import PATIENCE
 
 GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -97,6 +98,7 @@ def doubled(one: Case, operation: Operation) -> Iterator[Case]:
         yield replace(one, again=point)
 
 
+PORT = "bbbbbbbb-0000-4000-8000-000000000002"  # of a second NIC
 SNAPSHOT_ID, OLD_IDS = "bbbbbbbb-1", ("bbbbbbbb-2", "bbbbbbbb-3")
 
 
@@ -128,6 +130,12 @@ PREPARED = {
         "new_pass": "secret", "injected_files": [], "image_ref": fakes.IMAGE_ID,
         "orig_image_ref": fakes.IMAGE_ID, "orig_sys_metadata": {}, "recreate": False,
         "preserve_ephemeral": False}),
+    "soft_delete": (states.ACTIVE, states.SOFT_DELETING, {}),
+    "restore": (states.SOFT_DELETED, states.RESTORING, {}),
+    "reclaim": (states.SOFT_DELETED, None, {}),
+    "attach_interface": (states.ACTIVE, None, {
+        "network_id": fakes.NETWORK_ID, "port_id": None, "requested_ip": None, "tag": "lan"}),
+    "detach_interface": (states.ACTIVE, None, {"port_id": PORT}),
     "unsupported": (states.ACTIVE, "sharing", {"method": "allow_share"}),
 }
 DEVICE = "a device that cannot be saved"
@@ -165,7 +173,7 @@ def prepare(root: pathlib.Path, verb: str) -> dict:
 
 def _bring_to(world, vm_state: str) -> None:
     """Put an active guest into a state."""
-    if vm_state == states.STOPPED:
+    if vm_state in (states.STOPPED, states.SOFT_DELETED):
         world.driver.power_off(GUEST)
         world.conductor.set(GUEST, vm_state=vm_state, power_state=states.SHUTDOWN)
     elif vm_state == states.PAUSED:
@@ -224,6 +232,9 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
                 {**CONTEXT, "request_id": "req-quiesce"})
     if verb in ("snapshot", "backup", "shelve"):
         _describe_images(world)
+    if verb == "detach_interface":
+        nics.add(lambda args: run_now(world, "attach_interface", args, {
+            **CONTEXT, "request_id": "req-nic"}), world.conductor.instance(CONTEXT, GUEST), PORT)
     prim = world.conductor.set(GUEST, task_state=task, deleted=verb == "reap")
     world.journal.engine.dispose()
     return {"instance": prim, **extra}
@@ -337,6 +348,7 @@ class Outcome:
     disks: set[str]  # the domain's, and what is there of a rescue system
     images: dict[str, str]
     copies: list[str]
+    nics: dict[str, set[str]]
     killed_again: bool = False
 
 
@@ -389,6 +401,7 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         copies=[p.name for p in (*world.driver._dir(GUEST).glob("disk.cop*"),
                                  *world.driver.place.glob("*_resize"))],
         killed_again=killed_again)
+        nics=nics.macs(world, GUEST, CONTEXT),
     world.journal.engine.dispose()
     return made
 
@@ -410,7 +423,10 @@ DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.ST
         "unquiesce": (states.ACTIVE,),
         "snapshot": (states.ACTIVE,), "backup": (states.STOPPED,),
         "rebuild": (states.ACTIVE,), "shelve": (states.SHELVED_OFFLOADED,),
-        "shelve_offload": (states.SHELVED_OFFLOADED,), "unshelve": (states.ACTIVE,)}
+        "shelve_offload": (states.SHELVED_OFFLOADED,), "unshelve": (states.ACTIVE,),
+        "soft_delete": (states.SOFT_DELETED,),
+        "restore": (states.ACTIVE,), "attach_interface": (states.ACTIVE,),
+        "detach_interface": (states.ACTIVE,)}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
@@ -422,7 +438,10 @@ UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "snapshot": (states.ACTIVE,),
           "backup": (states.STOPPED,), "rebuild": (states.ACTIVE,),
           "shelve": (states.ACTIVE,), "shelve_offload": (states.SHELVED,),
-          "unshelve": (states.SHELVED_OFFLOADED,)}
+          "unshelve": (states.SHELVED_OFFLOADED,),
+          "soft_delete": (states.ACTIVE, states.STOPPED),
+          "restore": (states.SOFT_DELETED,), "reclaim": (states.SOFT_DELETED,),
+          "attach_interface": (states.ACTIVE,), "detach_interface": (states.ACTIVE,)}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 
@@ -450,7 +469,7 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
     made += _images(found)
-    gone = verb in ("delete", "reap")
+    gone = verb in ("delete", "reap") or verb == "reclaim" and fields["deleted"]
     rescued = fields["vm_state"] == states.RESCUED
     if not gone and rescued != ("disk.rescue" in found.disks):
         made.append(f"it is {fields['vm_state']}, with disks {found.disks}")
@@ -467,6 +486,8 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
             made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
     elif (found.domains, len(found.ports), found.claims) != (1, 1, kinds):
         made.append(f"{found.domains} domains, ports {found.ports}, claims {found.claims}")
+    elif len({frozenset(macs) for macs in found.nics.values()}) > 1:
+        made.append(f"NICs: {found.nics}")
     elif fields["vm_state"] not in expected or fields["task_state"] is not None:
         made.append(f"vm_state {fields['vm_state']}, task {fields['task_state']}: "
                     f"expected {expected}")

@@ -18,7 +18,8 @@ SHARE = 1 / 3
 VERBS = ("spawn", "delete", "start", "stop", "reboot", "reap", "pause", "unpause", "suspend",
          "resume", "crash_dump", "rescue", "unrescue", "set_password", "quiesce",
          "unquiesce", "snapshot", "backup", "rebuild", "shelve",
-         "shelve_offload", "unshelve")
+         "shelve_offload", "unshelve", "soft_delete", "restore", "reclaim", "attach_interface",
+         "detach_interface")
 
 
 class DriverCalls(testtools.TestCase):

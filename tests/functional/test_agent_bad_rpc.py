@@ -29,6 +29,13 @@ MISTYPED = {
     "get_console_output": {"instance": ("text",), "tail_length": ({}, "many", 1.5)},
     "set_host_enabled": {"enabled": ("yes", 1, None)},
     "external_instance_event": {"instances": ("text",), "events": ("text", {})},
+    "soft_delete_instance": {"instance": ("text", None)},
+    "restore_instance": {"instance": ("text", None)},
+    "attach_interface": {"instance": ("text", {}), "network_id": (7, {}, None),
+                         "port_id": (7, []), "requested_ip": (7, {}), "tag": (7, [])},
+    "detach_interface": {"instance": ("text", {}), "port_id": (7, None, {})},
+    "get_vnc_console": {"instance": ("text", {}), "console_type": (7, None)},
+    "validate_console_port": {"instance": ("text",), "port": ({}, 1.5), "console_type": (7,)},
 }
 GOOD: dict[str, dict[str, Any]] = {
     "build_and_run_instance": {"image": {}, "request_spec": None, "filter_properties": {}},
@@ -37,6 +44,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "reboot_instance": {"block_device_info": None, "reboot_type": "SOFT"},
     "get_console_output": {"tail_length": None}, "set_host_enabled": {"enabled": True},
     "external_instance_event": {"instances": [], "events": []},
+    "soft_delete_instance": {}, "restore_instance": {},
+    "attach_interface": {"network_id": "n", "port_id": None, "requested_ip": None},
+    "detach_interface": {"port_id": "p"}, "get_vnc_console": {"console_type": "novnc"},
+    "validate_console_port": {"port": 5900, "console_type": "novnc"},
 }
 WITHOUT_INSTANCE = ("set_host_enabled", "external_instance_event")
 

@@ -170,6 +170,8 @@ class CallTest(Base):
             (["start"], "server.start", {}),
             (["stop"], "server.stop", {}),
             (["delete"], "server.delete", {}),
+            (["delete", "--force"], "server.delete", {"force": True}),
+            (["restore"], "server.restore", {}),
             (["reboot"], "server.reboot", {"hard": False}),
             (["reboot", "--soft"], "server.reboot", {"hard": False}),
             (["reboot", "--hard"], "server.reboot", {"hard": True}),
@@ -180,6 +182,41 @@ class CallTest(Base):
                 [("server.show", {"server": "web"}), (method, {"server": WEB, **extra})],
                 self.plane.calls,
             )
+
+    def test_nics_and_consoles(self):
+        port = {"id": "p", "network": "lan", "mac": "m", "address": "10.0.0.9", "tag": None,
+                "request_id": "req-1"}
+        url = {"type": "novnc", "url": "http://p/?path=x", "host": "h", "port": 5900}
+        self.plane.answers |= {"server.ports": [port], "server.add_network": port,
+                               "server.remove_port": port, "server.remove_network": [port],
+                               "console.url": url}
+        for words, method, args in (
+                (["add", "network", "--tag", "t"], "server.add_network",
+                 {"network": "x", "tag": "t"}),
+                (["add", "fixed", "ip", "--fixed-ip-address", "10.0.0.9"], "server.add_network",
+                 {"network": "x", "fixed_ip": "10.0.0.9"}),
+                (["remove", "network"], "server.remove_network", {"network": "x"}),
+                (["remove", "port"], "server.remove_port", {"port": "x"})):
+            self.assertEqual((method, {"server": "web", **args}),
+                             self.called("server", *words, "web", "x"))
+        self.assertIn("10.0.0.9", self.ok("server", "port", "list", "web"))
+        self.assertIn("http://p/?path=x", self.ok("console", "url", "show", "--novnc", "web"))
+
+    def test_a_removed_nic_is_waited_for(self):
+        answer = {"id": "p", "request_id": "req-1"}
+        self.plane.answers["server.remove_port"] = answer
+        event = {"event": "compute_detach_interface", "result": None, "details": None}
+
+        def action(**changes):
+            return [{"action": "detach_interface", "request_id": "req-1",
+                     "events": [{**event, **changes}]}]
+
+        self.plane.script("server.actions", [], action(), action(result="Success"))
+        self.ok("server", "remove", "port", "--wait", "web", "p")
+        self.plane.script("server.actions", action(result="Error", details="It stays."))
+        code, _, err = self.run_cli("server", "remove", "port", "--wait", "web", "p")
+        self.assertEqual(1, code)
+        self.assertIn("It stays.", err)
 
     def test_one_failure_does_not_keep_the_others_from_it(self):
         self.plane.script("server.show", NOT_FOUND, server())

@@ -31,6 +31,9 @@ VERBS: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "rescue": ((states.ACTIVE, states.STOPPED, states.ERROR), states.RESCUING,
                {"rescue_password": "word", "clean_shutdown": True}),
     "unrescue": ((states.RESCUED,), states.UNRESCUING, {}),
+    "soft_delete": ((states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED),
+                    states.SOFT_DELETING, {}),
+    "restore": ((states.SOFT_DELETED,), states.RESTORING, {}),
 }
 METHODS = {"spawn": "build_and_run_instance", "delete": "terminate_instance"}
 

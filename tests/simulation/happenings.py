@@ -197,8 +197,8 @@ class Happenings:
             return  # it is busy
         verb = self.rng.choice(verbs)
         self.sim.log(f"a tenant asks to {verb} {uuid[:8]}")
-        if verb == "stop":
+        if verb in ("stop", "soft_delete"):
             self.sim.watcher.may_be_off.add(uuid)
-        elif verb in ("start", "reboot", "hard-reboot", "unrescue"):
+        elif verb in ("start", "reboot", "hard-reboot", "unrescue", "restore"):
             self.sim.watcher.may_be_off.discard(uuid)
         self.control.ask(uuid, verb)

@@ -12,8 +12,9 @@ from compute.recovery.invariants import HAS_DISKS
 from db.journal import rows
 from tests.simulation.host import FOREIGN, Host
 
-MAY_STOP = (states.DELETING, states.POWERING_OFF, states.SUSPENDING, states.RESIZE_MIGRATING,
-            states.RESIZE_FINISH, states.RESIZE_REVERTING, states.RESCUING, states.UNRESCUING)
+MAY_STOP = (states.DELETING, states.POWERING_OFF, states.SUSPENDING, states.SOFT_DELETING,
+            states.RESIZE_MIGRATING, states.RESIZE_FINISH, states.RESIZE_REVERTING,
+            states.RESCUING, states.UNRESCUING)
 ORDER = {rows.ACCEPTED: 0, rows.RUNNING: 1, rows.UNDOING: 2, rows.CONCLUDING: 3, rows.DONE: 4,
          rows.UNDONE: 4}
 LOOKED_AT = [rows.operations.c[name] for name in (
@@ -83,7 +84,8 @@ class Watch:
 
     def _starting(self, host: Host, uuid: str) -> bool:
         """A start may take back what it began."""
-        return any(row.verb == "start" for row in host.journal.find(guest=uuid, active=True))
+        active = host.journal.find(guest=uuid, active=True)
+        return any(row.verb in ("start", "restore") for row in active)
 
     def recorded_off(self, host: Host, uuid: str) -> None:
         """An agent has recorded a guest as stopped."""

@@ -186,7 +186,9 @@ class GuestTableTest(testtools.TestCase):
                            (states.UNPAUSING, "unpause"), (states.SUSPENDING, "suspend"),
                            (states.RESUMING, "resume"), (states.SHELVING, "shelve"),
                            (states.SHELVING_IMAGE_UPLOADING, "shelve"),
-                           (states.SHELVING_OFFLOADING, "shelve_offload")):
+                           (states.SHELVING_OFFLOADING, "shelve_offload"),
+                           (states.SOFT_DELETING, "soft_delete"),
+                           (states.RESTORING, "restore")):
             facts = guest(domain(states.RUNNING), rec=record(task=task))
             self.assertEqual(("lost-cast", verb), self.verdict(facts))
             self.assertEqual(("fresh-task", verb), self.verdict(facts, waited=False))

@@ -34,6 +34,8 @@ CARRIED_OUT = {
     "quiesce_instance", "unquiesce_instance", "get_diagnostics", "get_instance_diagnostics",
     "snapshot_instance", "backup_instance", "shelve_instance", "shelve_offload_instance",
     "unshelve_instance",
+    "soft_delete_instance", "restore_instance", "attach_interface", "detach_interface",
+    "get_vnc_console", "validate_console_port",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",
@@ -52,6 +54,10 @@ EXPECTED_TO_NOVA = {
     "agent_missing": "QemuGuestAgentNotEnabled",
     "agent_unresponsive": "InstanceAgentNotEnabled",
     "password_refused": "InstancePasswordSetFailed", "not_running": "InstanceInvalidState",
+    "address_in_use": "FixedIpAlreadyInUse", "bad_address": "InvalidInput",
+    "no_more_addresses": "NoMoreFixedIps", "port_missing": "PortNotFound",
+    "attach_failed": "InterfaceAttachFailed", "console_unavailable": "ConsoleTypeUnavailable",
+    "console_type_unknown": "ConsoleTypeInvalid", "console_not_ready": "InstanceNotReady",
 }
 EXPECTED_FROM_NOVA = {
     "UnexpectedTaskStateError": (Refused, "stale"), "UnexpectedVMStateError": (Refused, "stale"),
@@ -69,6 +75,13 @@ EXPECTED_FROM_NOVA = {
     "InstanceInfoCacheNotFound": (Refused, "guest_not_found"),
     "NoValidHost": (Refused, "no_valid_host"), "NetworkNotFound": (Refused, "network_missing"),
     "MigrationNotFound": (Refused, "migration_not_found"),
+    "FixedIpAlreadyInUse": (Refused, "address_in_use"),
+    "NoMoreFixedIps": (Refused, "no_more_addresses"), "PortNotFound": (Refused, "port_missing"),
+    "InterfaceAttachFailed": (Failed, "attach_failed"),
+    "InstanceInvalidState": (Refused, "busy"),
+    "ConsoleTypeUnavailable": (Refused, "console_unavailable"),
+    "ConsoleTypeInvalid": (Refused, "console_type_unknown"),
+    "InstanceNotReady": (Refused, "console_not_ready"),
     "MigrationPreCheckError": (Refused, "cannot_move"),
     "IncomingMigrationsLimit": (Retryable, "incoming_busy"),
     "MigrationTimeout": (Unknown, "timeout"),

@@ -218,18 +218,22 @@ def _spread(made: disk.Disk, plan: Plan, index: int) -> None:
 
 
 def nics(domain: Domain, plan: Plan) -> None:
-    hardware, options = plan.hardware, plan.options
     for nic in plan.nics:
-        made = interface.Interface(
-            type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
-            model=nic.model or hardware.vif_model,
-        )  # fmt: skip
-        made.source = interface.InterfaceSource(**{nic.kind: nic.source})
-        if made.model == "virtio":
-            made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
-            made.rx_queue_size = options.rx_queue_size
-            made.tx_queue_size = options.tx_queue_size
-        domain.devices.add(made)
+        domain.devices.add(network_interface(nic, plan.hardware, plan.options))
+
+
+def network_interface(nic: model.Nic, hardware: Hardware, options: Any) -> interface.Interface:
+    """A NIC, for a whole domain or for one that gets it while it runs."""
+    made = interface.Interface(
+        type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
+        model=nic.model or hardware.vif_model,
+    )  # fmt: skip
+    made.source = interface.InterfaceSource(**{nic.kind: nic.source})
+    if made.model == "virtio":
+        made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
+        made.rx_queue_size = options.rx_queue_size
+        made.tx_queue_size = options.tx_queue_size
+    return made
 
 
 def consoles(domain: Domain, plan: Plan) -> None:

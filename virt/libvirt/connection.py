@@ -36,6 +36,7 @@ LIFECYCLE = {
 }
 CONNECTED = "connected"  # reported with an empty uuid: events may have been missed, look at all
 METADATA = "metadata"
+DEVICE = "device"  # a device left its guest, or the guest refused to let it go
 JOB = "job"
 OPEN_TIMEOUT = 10.0
 TICK = 1.0  # seconds the dispatcher waits for a word before it looks whether to stop
@@ -86,6 +87,8 @@ class _Session:
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, self._on_metadata),
             (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, self._on_job),
+            (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._on_device),
+            (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, self._on_device),
         ):
             self._events.append(handle.domainEventRegisterAny(None, event, callback, None))
 
@@ -111,6 +114,9 @@ class _Session:
 
     def _on_metadata(self, handle: Any, domain: Any, kind: int, uri: str, opaque: Any) -> None:
         self._put(("event", domain.UUIDString(), METADATA))
+
+    def _on_device(self, handle: Any, domain: Any, alias: str, opaque: Any) -> None:
+        self._put(("event", domain.UUIDString(), DEVICE))
 
     def _on_job(self, handle: Any, domain: Any, stats: dict, opaque: Any) -> None:
         self._put((JOB, domain.UUIDString(), stats))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from oslo_log import log
 
@@ -28,6 +30,11 @@ from virt.libvirt.tended import Tended
 from virt.libvirt.tls import Certificates
 from virt.libvirt.virttype import VirtType
 from virt.storage import console
+
+if TYPE_CHECKING:
+    from virt.libvirt.consoles import Consoles
+    from virt.libvirt.hardware import Hardware
+    from virt.libvirt.nics import DomainNics
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
@@ -54,11 +61,24 @@ class LibvirtDriver(Movable, Tended):
         self.host = Host(self.connection)
         self.certificates = Certificates()
         connect = connector(options.connection_uri, keepalive)
+        self._connect = connect
         self.sleep = Sleep(self.connection, self.domains, connect)
         self.moves = Moves(self.connection, self.domains, connect)
         self.connection.on_job = self.moves.completed
         self._virt_type = VirtType(options.virt_type, conf.state_path)
         self._on_event: Callable[[str, str], None] = lambda uuid, what: None
+
+    @cached_property
+    def domain_nics(self) -> DomainNics:
+        from virt.libvirt.nics import DomainNics
+
+        return DomainNics(self.connection, self.domains)
+
+    @cached_property
+    def consoles(self) -> Consoles:
+        from virt.libvirt.consoles import Consoles
+
+        return Consoles(self.connection, self.domains, self._connect)
 
     # -- the host ---------------------------------------------------------------------------
     def start(self, on_event: Callable[[str, str], None]) -> None:
@@ -130,17 +150,20 @@ class LibvirtDriver(Movable, Tended):
         except OSError as error:
             raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
 
+    def screen_port(self, uuid: str) -> int | None:
+        return self.consoles.screen_port(uuid)
+
+    def open_console(self, uuid: str, force: bool = False) -> socket.socket:
+        return self.consoles.open(uuid, force)
+
     # -- the domain -------------------------------------------------------------------------
     def define(
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
         generation: int, operation: str,
     ) -> Mapping[str, str]:
-        from virt.libvirt import builder, hardware  # not needed to start
+        from virt.libvirt import builder  # not needed to start
 
-        virt_type = self.virt_type()
-        decided = hardware.decide(
-            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
-        )
+        decided = self.hardware_of(guest)
         domain = builder.build(
             builder.Plan(
                 guest=guest, disks=tuple(disks), nics=tuple(nics), hardware=decided,
@@ -150,6 +173,15 @@ class LibvirtDriver(Movable, Tended):
         )
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
         return decided.recorded()
+
+    def hardware_of(self, guest: Guest) -> Hardware:
+        """What hardware a guest gets here. Raises Failed."""
+        from virt.libvirt import hardware
+
+        virt_type = self.virt_type()
+        return hardware.decide(
+            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
+        )
 
     def undefine(self, uuid: str) -> None:
         self.domains.undefine(uuid)
@@ -172,6 +204,21 @@ class LibvirtDriver(Movable, Tended):
 
     def unplug(self, uuid: str, nic: Nic) -> None:
         self.networks.unplug(nic)
+
+    def attach_nic(self, guest: Guest, nic: Nic) -> None:
+        from virt.libvirt import builder
+
+        made = builder.network_interface(nic, self.hardware_of(guest), self.conf.libvirt)
+        self.domain_nics.attach(guest.uuid, nic, made.to_xml())
+
+    def detach_nic(self, uuid: str, nic: Nic) -> None:
+        self.domain_nics.detach(uuid, nic)
+
+    def nics(self, uuid: str) -> tuple[frozenset[str], frozenset[str] | None]:
+        return self.domain_nics.seen(uuid)
+
+    def taps(self) -> Mapping[str, frozenset[str]]:
+        return self.domain_nics.taps()
 
     def create_network(self, network: Mapping) -> None:
         self.networks.create(network)
