@@ -194,11 +194,13 @@ def _left_over(facts: GuestFacts) -> list[Finding]:
     domain, uuid = facts.domain.value, facts.uuid
     power = domain.power_state if domain is not None else None
     hard = f"magnetar server reboot --hard {uuid}"
-    if power in (states.RUNNING, states.POWER_PAUSED) and any(claim.kind == "unplugged" for claim in facts.claims):
+    awake = power in (states.RUNNING, states.POWER_PAUSED)
+    if awake and any(claim.kind == "unplugged" for claim in facts.claims):
         found.append(Finding("devices", uuid, "It runs without devices that were unplugged when "
                              "it was suspended.", hard))
     frozen_at = [claim.created for claim in facts.claims if claim.kind == "frozen"]
-    if power == states.RUNNING and frozen_at and facts.domain.time - min(frozen_at) > FROZEN_SECONDS:
+    stood = facts.domain.time - min(frozen_at, default=facts.domain.time)
+    if power == states.RUNNING and stood > FROZEN_SECONDS:
         found.append(Finding("frozen", uuid, "Its file systems may stand still: its agent does not "
                              "answer to let them go on.", hard))
     return found

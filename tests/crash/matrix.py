@@ -455,6 +455,17 @@ def _images(found: Outcome) -> list[str]:
     return made
 
 
+def _offloaded(found: Outcome, expected: tuple[str, ...]) -> list[str]:
+    """A guest that is only an image any more."""
+    fields, made = found.fields, []
+    left = (found.domains, sorted(found.claims), fields["host"], fields["task_state"])
+    if left != (0, [], None, None) or fields["vm_state"] not in expected:
+        made.append(f"it is offloaded, and left are {left}")
+    if SNAPSHOT_ID not in found.images:
+        made.append("its image is gone")
+    return made
+
+
 def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     """All that is not as it must be after a verb.
 
@@ -463,12 +474,12 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     fields = found.fields
     made = [f"{f.rule}: {f.what}" for f in found.findings]
     made += [f"secrets left: {name}" for name in found.secrets_left] + found.violations
+    made += _images(found)
     asleep = fields["vm_state"] == states.SUSPENDED
     kinds = KINDS | {"unplugged"} if asleep else KINDS
     kinds = kinds | {"frozen"} if found.frozen else kinds
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
-    made += _images(found)
     gone = verb in ("delete", "reap") or verb == "reclaim" and fields["deleted"]
     rescued = fields["vm_state"] == states.RESCUED
     if not gone and rescued != ("disk.rescue" in found.disks):
@@ -476,11 +487,7 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     if gone and not fields["deleted"]:
         made.append("the control plane does not have it as deleted")
     if fields["vm_state"] == states.SHELVED_OFFLOADED and not gone:
-        left = (found.domains, sorted(found.claims), fields["host"], fields["task_state"])
-        if left != (0, [], None, None) or fields["vm_state"] not in expected:
-            made.append(f"it is offloaded, and left are {left}")
-        if SNAPSHOT_ID not in found.images:
-            made.append("its image is gone")
+        made += _offloaded(found, expected)
     elif gone or fields["host"] is None:  # deleted, or a build that was handed back
         if found.domains or found.ports or found.claims:
             made.append(f"left: {found.domains} domains, ports {found.ports}, {found.claims}")
