@@ -20,7 +20,7 @@ from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
 from virt.driver import Cancel, ImageSource, Progress
 from virt.fake_moves import ON, FakeMoves
-from virt.fake_size import FakeSize
+from virt.fake_size import FakeSize, wanted
 from virt.fake_state import Hook, hooked, replace
 
 __all__ = ["FakeDriver", "hooked", "replace"]
@@ -37,6 +37,7 @@ class FakeDriver(FakeMoves, FakeSize):
     """
 
     name = "fake"
+    lacks: frozenset[str] = frozenset()  # names of extra specs that this host cannot fulfil
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None = None, *,
                  vcpus: int = 8, memory_mb: int = 32768, disk_gb: int = 1000,
@@ -154,6 +155,7 @@ class FakeDriver(FakeMoves, FakeSize):
         replace(path, json.dumps({"base": base.path if base else "", "size": size, "count": 0,
                                   "marker": guest.uuid}).encode())
         made = [Disk("root", str(path), "qcow2", size)]
+        made += [self.make_file(guest.uuid, name, size) for name, size in wanted(guest).items()]
         if guest.config_drive:
             drive = directory / "disk.config"
             drive.write_text(json.dumps({"hostname": guest.hostname,
@@ -192,6 +194,14 @@ class FakeDriver(FakeMoves, FakeSize):
         return removed
 
     # -- the domain ---------------------------------------------------------------------------
+    @hooked
+    def check_guest(self, guest: Guest) -> None:
+        found = [f"no {name}" for name in guest.flavor.extra_specs if name in self.lacks]
+        if found:
+            raise Refused(f"This host cannot give the guest what its flavor and image ask for: "
+                          f"{'; '.join(found)}.", now="Nothing was made on this host.",
+                          next="Choose another host.", code="host_unfit")
+
     @hooked
     def define(self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
                generation: int, operation: str) -> Mapping[str, str]:

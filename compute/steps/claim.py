@@ -31,6 +31,7 @@ class Claim(Step):
         if run.world.journal.claims(kind="domain", guest=run.row.guest):
             raise Refused(f"Guest {run.row.guest} was built on this host already.",
                           now="It was not touched.", code="stale")
+        run.world.driver.check_guest(run.guest)
         run.world.inventory.check(run.row.guest, need(run.guest.flavor))
         return [("resources", run.row.guest, need(run.guest.flavor))]
 

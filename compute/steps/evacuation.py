@@ -17,6 +17,7 @@ from compute.model import states
 from compute.model.guest import CachedImage, GuestState
 from compute.resources.tracker import MOVE
 from compute.rpc.primitives import data
+from compute.steps import stays
 from compute.steps.claim import need
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, Domain, PowerOn, force_off
@@ -58,6 +59,8 @@ class EvacuationClaim(Step):
     name = "claim"
 
     def claims(self, run: Run) -> list:
+        stays.refuse(run.guest, "be evacuated")
+        run.world.driver.check_guest(run.guest)
         run.world.inventory.check(run.row.guest, need(run.guest.flavor))
         return [("resources", run.row.guest, need(run.guest.flavor))]
 

@@ -9,7 +9,7 @@ On each host a guest may hold two claims of room: ``resources`` as it is there, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from compute.engine.run import Run
@@ -19,6 +19,7 @@ from compute.model import states, wire
 from compute.model.guest import Flavor, Nic
 from compute.resources.tracker import HERE, MOVE
 from compute.rpc.primitives import Primitive, data, make
+from compute.steps import stays
 from compute.steps.claim import need
 from compute.steps.domain import (
     OFF,
@@ -100,6 +101,7 @@ class Room(Step):
 
     def claims(self, run: Run) -> list:
         flavor = self.fits(run)
+        run.world.driver.check_guest(replace(run.guest, flavor=flavor))
         return [(MOVE, run.row.guest, room(flavor, run, "in"))]
 
     def fits(self, run: Run) -> Flavor:
@@ -109,6 +111,8 @@ class Room(Step):
                 ends.get("source_compute") == run.world.host:
             raise Refused(f"Guest {run.row.guest} is on host {run.world.host} already and cannot "
                           "be migrated to it.", now="It was not touched.", code="same_host")
+        if ends.get("source_compute") != run.world.host:
+            stays.refuse(run.guest, f"move to host {run.world.host}")
         run.world.inventory.check(run.row.guest, need(flavor), moving=True)
         return flavor
 

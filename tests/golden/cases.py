@@ -21,6 +21,7 @@ ROOT = Disk("root", DIRECTORY + "/disk", "qcow2", GIB)
 RAW = replace(ROOT, format="raw")
 EPHEMERAL = Disk("ephemeral", DIRECTORY + "/disk.eph0", "raw", GIB)
 SWAP = Disk("swap", DIRECTORY + "/disk.swap", "raw", GIB)
+NVRAM = Disk("nvram", DIRECTORY + "/nvram.fd", "raw", 540672, "nvram")
 CONFIG = Disk("config", DIRECTORY + "/disk.config", "raw", 1 << 20, "cdrom")
 NIC = Nic(
     id="a1b2c3d4-0000-4000-8000-000000000001",
@@ -129,6 +130,62 @@ CASES = {
         [ROOT, EPHEMERAL, SWAP], [],
         {"disk_iothreads": 2, "disk_detect_zeroes": False, "cpu_mode": "maximum"},
         "qemu", "none",
+    ),
+    "every-small-wish": (
+        guest(
+            vcpus=4,
+            specs={
+                "hw:boot_menu": "true", "hw:pmu": "false", "hw:virtio_packed_ring": "true",
+                "hw:sound_model": "ich9", "hw:viommu_model": "auto",
+                "hw:maxphysaddr_mode": "emulate", "hw:maxphysaddr_bits": "42",
+                "trait:HW_CPU_X86_AESNI": "required", "trait:HW_CPU_X86_AVX": "forbidden",
+                "quota:vif_inbound_average": "1000", "quota:vif_inbound_peak": "2000",
+                "quota:vif_inbound_burst": "3000", "quota:vif_outbound_average": "1001",
+                "quota:vif_outbound_peak": "2001", "quota:vif_outbound_burst": "3001",
+            },
+            properties={
+                "hw_pointer_model": "usbtablet", "hw_input_bus": "virtio", "hw_time_hpet": "yes",
+            },
+        ),
+        [ROOT, CONFIG], [NIC], {}, "qemu", "none",
+    ),
+    "windows-that-hides-the-hypervisor": (
+        guest(
+            vcpus=2, os_type="windows",
+            properties={"img_hide_hypervisor_id": "true", "hw_input_bus": "usb",
+                        "hw_viommu_model": "intel", "hw_sound_model": "usb",
+                        "hw_time_hpet": "true"},
+        ),
+        [ROOT], [NIC], {}, "kvm", "none",
+    ),
+    "many-scsi-disks": (
+        guest(properties={"hw_disk_bus": "scsi"}),
+        [replace(EPHEMERAL, path=f"{DIRECTORY}/disk.{number}") for number in range(29)],
+        [], {}, "qemu", "none",
+    ),
+    "uefi": (guest(properties={"hw_firmware_type": "uefi"}), [ROOT, NVRAM], [], {}, "kvm", "none"),
+    "secure-boot": (
+        guest(specs={"os:secure_boot": "required"}, properties={"hw_firmware_type": "uefi"}),
+        [ROOT, NVRAM], [], {}, "kvm", "none",
+    ),
+    "stateless-uefi": (
+        guest(properties={"hw_firmware_type": "uefi", "hw_firmware_stateless": "yes"}),
+        [ROOT], [], {}, "qemu", "none",
+    ),
+    "tpm": (
+        guest(specs={"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb"}),
+        [ROOT], [], {}, "qemu", "none",
+    ),
+    "sev": (
+        guest(specs={"hw:mem_encryption": "true"},
+              properties={"hw_firmware_type": "uefi", "hw_pointer_model": "usbtablet",
+                          "hw_input_bus": "virtio"}),
+        [ROOT, NVRAM, CONFIG], [NIC], {}, "kvm", "none",
+    ),
+    "sev-es": (
+        guest(specs={"hw:mem_encryption": "true", "hw:mem_encryption_model": "amd-sev-es"},
+              properties={"hw_firmware_type": "uefi", "hw_disk_bus": "scsi"}),
+        [ROOT, NVRAM], [], {}, "kvm", "none",
     ),
     "32-bit": (
         guest(properties={"hw_architecture": "i686", "hw_machine_type": "pc"}),

@@ -9,19 +9,22 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model import guest as model
-from virt.libvirt import metadata, quota
+from virt.libvirt import boot, extras, metadata, quota, sev, tpm
 from virt.libvirt.hardware import Hardware
+from virt.storage.firmware import KIND as NVRAM
+from virt.storage.firmware import Firmware
 from virt.xml import chardev, controller, cpu, device, disk, display, features, interface, system
 from virt.xml.domain import Devices, Domain
 
 PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
-IDE_UNITS = 4
+# Disks on a bus: as many as there are letters, units of virtio-scsi, channels of IDE.
+LIMITS = {"virtio": 26, "scsi": 256, "sata": 26, "ide": 4}
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a domain is built from. ``cache`` is the cache mode for disks of type file;
-    ``console`` the path of the console log."""
+    ``console`` the path of the console log, ``firmware`` what this host has of the wished kind."""
 
     guest: model.Guest
     disks: Sequence[model.Disk]
@@ -32,6 +35,12 @@ class Plan:
     console: str
     generation: int
     operation: str
+    firmware: Firmware | None = None
+
+    @property
+    def drives(self) -> list[model.Disk]:
+        """The disks that the guest sees as such."""
+        return [disk for disk in self.disks if disk.role != NVRAM]
 
 
 def build(plan: Plan) -> Domain:
@@ -85,7 +94,7 @@ def machine_features(domain: Domain, plan: Plan) -> None:
     if hardware.windows and hardware.virt_type == "kvm":
         found.hyperv = features.HyperV(
             relaxed=True, vapic=True, spinlocks=True, retries=8191, vpindex=True, runtime=True,
-            synic=True, stimer=True, reset=True, frequencies=True,
+            synic=True, stimer=True, reset=True, frequencies=True, tlbflush=True, ipi=True,
         )  # fmt: skip
     if hardware.virt_type == "qemu" and plan.options.tb_cache_size:
         found.tb_cache, found.tb_cache_unit = plan.options.tb_cache_size, "MiB"
@@ -105,9 +114,15 @@ def processor(domain: Domain, plan: Plan) -> None:
         made.match, made.model, made.fallback = "exact", hardware.cpu_model, "forbid"
     if hardware.cpu_mode in ("host-model", "host-passthrough", "maximum"):
         made.check = "none" if hardware.virt_type == "qemu" else "partial"
-    for flag in plan.options.cpu_model_extra_flags if hardware.cpu_mode else ():
+    wanted: dict[str, str] = {}
+    for flag in plan.options.cpu_model_extra_flags:
         policy = "disable" if flag.startswith("-") else "require"
-        made.add(cpu.CPUFeature(policy=policy, name=flag.lstrip("+-").lower()))
+        wanted[flag.lstrip("+-").lower()] = policy
+    for name, there in hardware.flags:
+        wanted[name] = "require" if there else "disable"
+    if hardware.cpu_mode:
+        made.features = [cpu.CPUFeature(policy=policy, name=name)
+                         for name, policy in wanted.items()]
     domain.cpu = made
 
 
@@ -138,20 +153,18 @@ def buses(domain: Domain, plan: Plan) -> None:
         for index in range(1, options.num_pcie_ports + 1):
             port = controller.Controller(type="pci", index=index, model="pcie-root-port")
             domain.devices.add(port)
-    if "scsi" in {_bus(plan, drive) for drive in plan.disks}:
+    if "scsi" in {_bus(plan, drive) for drive in plan.drives}:
         made = controller.Controller(type="scsi", index=0, model=hardware.scsi_model)
         if hardware.disk_bus == "scsi":  # not for a cdrom alone
             made.queues = hardware.disk_queues if hardware.disk_queues > 1 else None
             made.iothread = 1 if options.disk_iothreads else None
         domain.devices.add(made)
-    model = "qemu-xhci" if hardware.pointer == "usbtablet" else "none"
-    domain.devices.add(controller.Controller(type="usb", index=0, model=model))
 
 
 def disks(domain: Domain, plan: Plan) -> None:
     used: dict[str, int] = {}
     virtio = 0
-    for drive in plan.disks:
+    for drive in plan.drives:
         bus = _bus(plan, drive)
         made = disk.Disk(
             type="file", device=drive.device, driver="qemu", format=drive.format,
@@ -164,6 +177,8 @@ def disks(domain: Domain, plan: Plan) -> None:
         if bus == "virtio":
             _spread(made, plan, virtio)
             virtio += 1
+        if bus == "scsi":
+            _place(made, used)
         if drive.role == "root":
             made.boot_order = 1
         domain.devices.add(made)
@@ -177,11 +192,20 @@ def _bus(plan: Plan, drive: model.Disk) -> str:
     return plan.hardware.cdrom_bus if drive.device == "cdrom" else plan.hardware.disk_bus
 
 
+def _place(made: disk.Disk, used: dict[str, int]) -> None:
+    """One unit after the other on one controller. libvirt itself would begin another controller,
+    of another model, after seven."""
+    unit = used.get("units", 0)
+    used["units"] = unit + 1
+    made.address_type, made.controller, made.address_bus = "drive", 0, 0
+    made.address_target, made.unit = 0, unit
+
+
 def _target(used: dict[str, int], bus: str) -> str:
     """The next free name on a bus: vda, vdb, …; the buses named sd share one row of letters."""
     prefix = PREFIX[bus]
     index = used.get(prefix, 0)
-    if bus == "ide" and index >= IDE_UNITS or index >= len(string.ascii_lowercase):
+    if index >= LIMITS[bus]:
         raise Failed(
             f"The guest has more than {index} disks on the bus {bus}.",
             now="The guest was not defined; nothing was changed.",
@@ -189,7 +213,9 @@ def _target(used: dict[str, int], bus: str) -> str:
             code="image_unacceptable",
         )
     used[prefix] = index + 1
-    return prefix + string.ascii_lowercase[index]
+    letters, rest = string.ascii_lowercase, index // len(string.ascii_lowercase)
+    first = letters[rest - 1] if rest else ""
+    return prefix + first + letters[index % len(letters)]
 
 
 def _tune(made: disk.Disk, plan: Plan) -> None:
@@ -222,6 +248,7 @@ def nics(domain: Domain, plan: Plan) -> None:
             made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
             made.rx_queue_size = options.rx_queue_size
             made.tx_queue_size = options.tx_queue_size
+        made.bandwidth = quota.bandwidth(plan.guest.flavor)
         domain.devices.add(made)
 
 
@@ -246,8 +273,6 @@ def screen(domain: Domain, plan: Plan) -> None:
             made.address = options.vnc_listen
         domain.devices.add(made)
     domain.devices.add(display.Video(model=hardware.video, vram=hardware.vram))
-    if hardware.pointer == "usbtablet":
-        domain.devices.add(display.Input(type="tablet", bus="usb"))
 
 
 def randomness(domain: Domain, plan: Plan) -> None:
@@ -290,4 +315,8 @@ CONFIGURATORS: tuple[Callable[[Domain, Plan], None], ...] = (
     randomness,
     balloon,
     watchdog,
+    *extras.CONFIGURATORS,
+    boot.uefi,
+    tpm.add,
+    sev.encrypt,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compute.errors import Failed
-from virt.xml.capabilities import Capabilities, DomainCapabilities
+from virt.xml.capabilities import Capabilities
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,3 @@ def machine_type(support: Support, wanted: str) -> str:
             code="image_unacceptable",
         )
     return versioned
-
-
-def cpu_models(text: str) -> dict[str, bool]:
-    """Models for a custom CPU in a domain capabilities document, and which can run here."""
-    document = DomainCapabilities.parse(text)
-    modes = document.cpu.modes if document.cpu is not None else []
-    return {
-        model.name: bool(model.usable)
-        for mode in modes
-        if mode.name == "custom"
-        for model in mode.models
-    }

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oslo_log import log
 
@@ -27,6 +27,10 @@ from virt.libvirt.sleep import Sleep
 from virt.libvirt.tls import Certificates
 from virt.libvirt.virttype import VirtType
 from virt.storage import console
+
+if TYPE_CHECKING:
+    from virt.libvirt.hardware import Hardware
+    from virt.xml.domain import Domain
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
@@ -109,7 +113,7 @@ class LibvirtDriver(Movable):
         from virt.libvirt import builder  # noqa: F401 - the import itself takes a while
 
         try:
-            self.host.cpu_models(self.virt_type())
+            self.host.abilities(self.virt_type())
         except MagnetarError as error:
             LOG.info("The host is not known yet, the first guest will ask again: %s", error)
 
@@ -134,21 +138,42 @@ class LibvirtDriver(Movable):
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
         generation: int, operation: str,
     ) -> Mapping[str, str]:
-        from virt.libvirt import builder, hardware  # not needed to start
-
-        virt_type = self.virt_type()
-        decided = hardware.decide(
-            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
-        )
-        domain = builder.build(
-            builder.Plan(
-                guest=guest, disks=tuple(disks), nics=tuple(nics), hardware=decided,
-                options=self.conf.libvirt, cache=self._cache_mode(),
-                console=self._console(guest.uuid), generation=generation, operation=operation,
-            )  # fmt: skip
-        )
+        decided = self._decided(guest)
+        domain = self._built(guest, decided, tuple(disks), tuple(nics), generation, operation)
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
         return decided.recorded()
+
+    def check_guest(self, guest: Guest) -> None:
+        self._built(guest, self._decided(guest), (), guest.nics, 0, "")
+
+    def _decided(self, guest: Guest) -> Hardware:
+        """What hardware the guest gets. Raises Failed for what nobody can do, Refused (host_unfit)
+        for what this host has not."""
+        from virt.libvirt import abilities, hardware  # not needed to start
+
+        virt_type = self.virt_type()
+        host = self.host.abilities(virt_type)
+        decided = hardware.decide(guest, self.conf, self.host.caps(), virt_type, host.models)
+        abilities.check(guest, decided, host)
+        return decided
+
+    def _built(
+        self, guest: Guest, decided: Hardware, disks: tuple[Disk, ...], nics: tuple[Nic, ...],
+        generation: int, operation: str,
+    ) -> Domain:
+        from virt.libvirt import builder
+        from virt.storage import firmware
+
+        uefi = decided.firmware
+        kept = next((disk.size for disk in disks if disk.role == firmware.KIND), None)
+        return builder.build(
+            builder.Plan(
+                guest=guest, disks=disks, nics=nics, hardware=decided,
+                options=self.conf.libvirt, cache=self._cache_mode(),
+                console=self._console(guest.uuid), generation=generation, operation=operation,
+                firmware=firmware.required(uefi, kept) if uefi else None,
+            )  # fmt: skip
+        )
 
     def undefine(self, uuid: str) -> None:
         self.domains.undefine(uuid)

@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Disk, Guest
-from virt.storage import command, configdrive, dirs, files
+from virt.storage import command, configdrive, dirs, files, firmware
 
 GIB = 1024**3
 MIB = 1024**2
@@ -66,6 +66,10 @@ class Maker:
                 timeout=conf.disk.command_timeout,
             )
             plans.append(Plan("config", "disk.config", "raw", 0, make_drive, "cdrom"))
+        if (uefi := firmware.wish(guest)) is not None and not uefi.stateless:
+            found = firmware.required(uefi)
+            plans.append(Plan(firmware.KIND, firmware.FILE, "raw", found.size,
+                              partial(_make_variables, found), firmware.KIND))  # fmt: skip
         return plans
 
     def create(
@@ -100,7 +104,7 @@ class Maker:
             if os.path.exists(disk.path):
                 continue
             plan = next((each for each in plans if each.role == disk.role), None)
-            if plan is None or disk.role in ("root", "ephemeral"):
+            if plan is None or disk.role in ("root", "ephemeral", firmware.KIND):
                 raise missing(uuid, disk)
             self.create(os.path.dirname(disk.path), plan, None)
         return recorded
@@ -124,6 +128,11 @@ class Maker:
     def _make_swap(self, size: int, path: str) -> None:
         make_empty(path, size)
         command.run(("mkswap", path), self._conf.disk.command_timeout)
+
+
+def _make_variables(found: firmware.Firmware, path: str) -> None:
+    """A guest's own copy of its firmware's variables, as they are before a first boot."""
+    files.copy(str(found.template), path)
 
 
 def make_empty(path: str, size: int) -> None:

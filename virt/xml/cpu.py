@@ -29,6 +29,8 @@ class CPU(Element):
     model = Prop("model")
     fallback = Prop("model@fallback")
     topology = Child(Topology)
+    address_mode = Prop("maxphysaddr@mode")
+    address_bits = Prop("maxphysaddr@bits", INT)
     features = Children(CPUFeature)
 
 
