@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
+from compute.model.numa import HostCell
 from virt.driver import Cancel, ImageSource, Progress
 from virt.fake_moves import ON, FakeMoves
 from virt.fake_size import FakeSize, wanted
@@ -37,6 +38,7 @@ class FakeDriver(FakeMoves, FakeSize):
     """
 
     name = "fake"
+    huge_pages = 0
     lacks: frozenset[str] = frozenset()  # names of extra specs that this host cannot fulfil
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None = None, *,
@@ -72,7 +74,19 @@ class FakeDriver(FakeMoves, FakeSize):
             disk_free_gb=self.disk_gb, virt_type="fake",
             cpu_info={"arch": "x86_64", "model": "fake", "vendor": "fake", "features": [],
                       "topology": {"sockets": 1, "cores": self.vcpus, "threads": 1}},
-            supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")), storage=self.storage)
+            supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")), storage=self.storage,
+            cells=self.cells())
+
+    def cells(self) -> tuple[HostCell, ...]:
+        """Two cells with half of everything each, cores of two threads, and no huge pages but
+        ``huge_pages`` of 2 MiB in each."""
+        half = max(1, self.vcpus // 2)
+        return tuple(
+            HostCell(number, cpus, tuple(frozenset(sorted(cpus)[at:at + 2])
+                                         for at in range(0, len(cpus), 2)),
+                     self.memory_mb // 2, {4: self.memory_mb * 128, 2048: self.huge_pages}, number)
+            for number, cpus in enumerate((frozenset(range(half)),
+                                           frozenset(range(half, self.vcpus)))) if cpus)
 
     @hooked
     def host_uptime(self) -> str:
@@ -215,7 +229,8 @@ class FakeDriver(FakeMoves, FakeSize):
             "power_state": states.SHUTDOWN, **(found or {}), "persistent": True,
             "name": guest.name, "ours": True, "generation": generation, "operation": operation,
             **({"size": size, "boot_size": size} if off else {}),
-            "disks": [os.path.basename(d.path) for d in disks], "nics": [n.mac for n in nics]})
+            "disks": [os.path.basename(d.path) for d in disks], "nics": [n.mac for n in nics],
+            "place": guest.placement.to_plain() if guest.placement else None})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 
     @hooked

@@ -111,7 +111,8 @@ class FakeArrivals(FakeState):
                 replace(directory / CONSOLE_BEFORE, outgoing.get("console", "").encode())
         return {**self._incoming(), "shared": shared, "incremental": base is not None,
                 "copy_disks": [] if shared else [d["target"] for d in outgoing["disks"]],
-                "rewrite": {"directory": str(directory)}}
+                "rewrite": {"directory": str(directory), "place":
+                            guest.placement.to_plain() if guest.placement else None}}
 
     @hooked
     def keep_console(self, uuid: str, packed: str) -> None:

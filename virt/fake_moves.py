@@ -60,7 +60,7 @@ class FakeMoves(FakeArrivals):
                 there._write(uuid, {
                     **found, "power_state": states.POWER_PAUSED, "reason": "migration",
                     "job": "in", "persistent": False, "generation": plan.generation,
-                    "operation": plan.operation})
+                    "operation": plan.operation, "place": plan.rewrite.get("place")})
             self.fabric.set_move(uuid, move)
 
     def _why_doomed(self, found: Mapping[str, Any], move: Mapping[str, Any]) -> str:

@@ -12,9 +12,19 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from compute.conf import agent, control, disk, libvirt, migration, moves, resources, timeouts
+from compute.conf import (
+    agent,
+    compute,
+    control,
+    disk,
+    libvirt,
+    migration,
+    moves,
+    resources,
+    timeouts,
+)
 
-MODULES = (agent, moves, resources, timeouts, disk, libvirt, migration, control)
+MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, migration, control)
 CONF = cfg.CONF
 
 

@@ -20,7 +20,7 @@ from compute.model.guest import Flavor, Nic
 from compute.resources.tracker import HERE, MOVE
 from compute.rpc.primitives import Primitive, data, make
 from compute.steps import stays
-from compute.steps.claim import need
+from compute.steps.claim import room_of
 from compute.steps.domain import (
     OFF,
     START_SECONDS,
@@ -34,6 +34,7 @@ from compute.steps.domain import (
 from compute.steps.migration_record import FOR_EVER, Moving, mark, migration_of, stale
 from compute.steps.record import publish
 from db.journal import rows
+from virt import topology
 
 ASIDE = "aside"  # claim on the directory <uuid>_resize
 
@@ -55,7 +56,8 @@ def same_host(run: Run) -> bool:
 
 def room(flavor: Flavor, run: Run, way: str) -> dict[str, Any]:
     """Data of a claim for a move: sizes, whose, and ``in`` or ``back``."""
-    return {**need(flavor), "migration": migration_of(run).get("uuid"), "way": way}
+    return {**room_of(run, replace(run.guest, flavor=flavor)), "way": way,
+            "migration": migration_of(run).get("uuid")}
 
 
 def context_of(run: Run) -> Primitive:
@@ -113,12 +115,12 @@ class Room(Step):
                           "be migrated to it.", now="It was not touched.", code="same_host")
         if ends.get("source_compute") != run.world.host:
             stays.refuse(run.guest, f"move to host {run.world.host}")
-        run.world.inventory.check(run.row.guest, need(flavor), moving=True)
+        run.world.inventory.check_guest(replace(run.guest, flavor=flavor), moving=True)
         return flavor
 
     def do(self, run: Run) -> None:
         world = run.world
-        self.fits(run)
+        world.inventory.place(replace(run.guest, flavor=self.fits(run)), run.row.id, moving=True)
         fields = data(run.instance)
         run.save({
             "system_metadata": {**(fields.get("system_metadata") or {}),
@@ -200,6 +202,8 @@ def why_not_live(run: Run, flavor: Flavor) -> str | None:
         return "it changes its host, or live_resize is off"
     if power(run) != states.RUNNING:
         return "it does not run"
+    if topology.wish(run.guest) or topology.wish(replace(run.guest, flavor=flavor)):
+        return "its CPUs and memory have a place on the host's NUMA cells"
     if (flavor.root_gb, flavor.ephemeral_gb, flavor.swap_mb) != \
             (before.root_gb, before.ephemeral_gb, before.swap_mb):
         return "its disks change"
@@ -344,10 +348,15 @@ def plugged(run: Run) -> tuple[Nic, ...]:
     return found or run.guest.nics
 
 
-def keep_room(run: Run, flavor: Flavor) -> None:
-    """Claim the guest's former size for the way back."""
-    run.world.journal.claim(MOVE, run.row.guest, run.row.guest, run.row.id,
-                            room(flavor, run, "back"))
+def keep_room(run: Run, flavor: Flavor, here: Mapping[str, Any]) -> None:
+    """Claim the guest's former size for the way back, and its new one as what it has here. Each of
+    its two places is in some claim at every moment."""
+    journal, uuid = run.world.journal, run.row.guest
+    back = room(flavor, run, "back")
+    if "numa" in back:
+        journal.claim(HERE, uuid, uuid, run.row.id, {**here, "spare": back["numa"]})
+    journal.claim(MOVE, uuid, uuid, run.row.id, back)
+    journal.claim(HERE, uuid, uuid, run.row.id, here)
 
 
 class Returned(Step):

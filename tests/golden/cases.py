@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
+from compute.model.numa import Placed, Placement
+from virt import topology
 
 GIB = 2**30
 DIRECTORY = "/var/lib/magnetar/instances/6f1e2d3c-0000-4000-8000-000000000001"
@@ -49,6 +51,19 @@ def guest(vcpus=1, specs=None, properties=None, **changes):
     flavor = replace(GUEST.flavor, vcpus=vcpus, extra_specs=specs or {})
     image = replace(GUEST.image, properties=properties or {})
     return replace(GUEST, flavor=flavor, image=image, **changes)
+
+
+def placed(subject, **changes):
+    """The guest on the cells 4, 5, … of a host: pinned to 10, 11, …, or floating on 0 to 3."""
+    wish, cells, free = topology.wish(subject), [], iter(range(10, 99))
+    for cell in wish.cells:
+        pins = {cpu: next(free) for cpu in cell.dedicated}
+        loose = () if len(pins) == len(cell.cpus) else (0, 1, 2, 3)
+        page = None if wish.page is None else 4 if wish.page == "small" else wish.page
+        cells.append(Placed(cell, 4 + cell.id, pins, loose, page))
+    return replace(subject, placement=Placement(
+        tuple(cells), wish.policy, wish.threads, wish.emulator, realtime=wish.realtime,
+        locked=wish.locked, **changes))
 
 
 # name -> guest, disks, NICs, options of [libvirt], virt_type, cache mode
@@ -175,6 +190,27 @@ CASES = {
     "tpm": (
         guest(specs={"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb"}),
         [ROOT], [], {}, "qemu", "none",
+    ),
+    "numa": (
+        placed(
+            guest(vcpus=4, specs={
+                "hw:cpu_policy": "dedicated", "hw:numa_nodes": "2", "hw:mem_page_size": "2MB",
+                "hw:emulator_threads_policy": "isolate", "hw:cpu_realtime": "true",
+                "hw:cpu_realtime_mask": "^0", "quota:cpu_shares": "512",
+            }),
+            emulator=(8,), isolated=(8,)),
+        [ROOT], [], {"realtime_scheduler_priority": 7, "live_resize_max_vcpus": 16,
+                     "live_resize_max_memory_mb": 8192}, "kvm", "none",
+    ),
+    "mixed-pins": (
+        placed(guest(vcpus=4, specs={
+            "hw:cpu_policy": "mixed", "hw:cpu_dedicated_mask": "^0-1",
+            "hw:mem_page_size": "small", "hw:locked_memory": "true",
+        })),
+        [ROOT, EPHEMERAL], [], {"disk_iothreads": 2}, "qemu", "none",
+    ),
+    "memory-from-files": (
+        guest(), [ROOT], [], {"file_backed_memory": 4096}, "qemu", "none",
     ),
     "sev": (
         guest(specs={"hw:mem_encryption": "true"},

@@ -58,6 +58,7 @@ def build(case):
         abilities.check(guest, decided, ABILITIES)
     chosen = UEFI[decided.firmware] if decided.firmware else None
     plan = builder.Plan(
+        shared_cpus=frozenset((0, 1, 2, 5)) if virt_type == "kvm" else frozenset(),
         firmware=chosen, guest=guest, disks=disks, nics=nics, hardware=decided,
         options=conf.libvirt, cache=cache,
         console=DIRECTORY + "/console.log", generation=3, operation="op-7",

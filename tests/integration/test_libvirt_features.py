@@ -1,12 +1,16 @@
 """What flavors and images ask for, on real libvirt and QEMU: one guest with much of it."""
 
 import os
+from dataclasses import replace
 
 from compute.model import states
 from compute.model.guest import Flavor, Image
+from compute.model.numa import cpu_sets, format_set
+from compute.resources.placing import Ground, Taken, place
 from tests.integration.modes import NATIVE, once
 from tests.integration.patience import until
 from tests.integration.test_libvirt_driver import LibvirtCase
+from virt import topology
 from virt.storage import firmware
 from virt.storage.store import Store
 from virt.xml.domain import Domain
@@ -82,3 +86,24 @@ class FeatureTest(LibvirtCase):
         self.assertLessEqual({"sse2", "hypervisor"}, set(flags))
 
 
+
+    def test_a_place_on_the_hosts_cells(self):
+        """Pins, strict memory and a scheduler are what QEMU and the kernel really take."""
+        specs = {"hw:cpu_policy": "mixed", "hw:cpu_dedicated_mask": "1",
+                 "hw:mem_page_size": "small"}
+        [cell] = self.host.host.caps().cells[:1]
+        last = max(cell.cpus)
+        self.conf.set_override("cpu_dedicated_set", str(last), group="compute")
+        subject, disk = self.guest(flavor=Flavor("pinned", 2, 64, extra_specs=specs))
+        wish = topology.wish(subject)
+        shared, dedicated = cpu_sets(self.conf.compute, self.host.host.caps().cells)
+        placement = place(wish, Ground((cell,), shared, dedicated), Taken([]))
+        self.host.check_guest(subject)
+        self.define(self.host, replace(subject, placement=placement), disk)
+        self.host.power_on(subject.uuid)
+        self.assertTrue(self.says(subject, b"UP"))
+        domain = Domain.parse(self.text(subject))
+        self.assertEqual((str(last), format_set(shared & cell.cpus)),
+                         (domain.cputune.pins[1].cpus, domain.cputune.pins[0].cpus))
+        self.assertEqual(str(cell.id), domain.numatune.hosts)
+        self.host.power_off(subject.uuid)

@@ -112,8 +112,8 @@ class TestImageProperties(HardwareCase):
             ("hw_vif_multiqueue_enabled", "2", "true or false"),
             ("hw_cpu_sockets", "many", "whole number"),
             ("hw_video_ram", "-1", "whole number"),
-            ("hw_mem_page_size", "1GB", "small"),
-            ("hw_cpu_policy", "dedicated", "shared"),
+            ("hw_mem_page_size", "1GB", "nothing"),
+            ("hw_cpu_policy", "exclusive", "shared, dedicated, mixed"),
         ):
             subject = guest(properties={name: value})
             self.refused("image_unacceptable", subject, f"{name}={value}", allowed)
@@ -155,10 +155,10 @@ class TestExtraSpecs(HardwareCase):
             ("hw:cpu_threads", "1.5"),
             ("hw_rng:allowed", "maybe"),
             ("hw_rng:rate_bytes", "\u0661"),
-            ("hw:cpu_policy", "dedicated"),
-            ("hw:numa_nodes", "2"),
+            ("hw:cpu_policy", "exclusive"),
+            ("hw:numa_nodes", "none"),
             ("pci_passthrough:alias", "gpu:1"),
-            ("hw:mem_page_size", "large"),
+            ("hw:mem_page_size", "huge"),
         ):
             self.refused("flavor_unacceptable", guest(specs={name: value}), f"{name}={value}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model import guest as model
-from virt.libvirt import boot, extras, metadata, quota, sev, tpm
+from virt.libvirt import boot, extras, metadata, placed, quota, sev, tpm
 from virt.libvirt.hardware import Hardware
 from virt.storage.firmware import KIND as NVRAM
 from virt.storage.firmware import Firmware
@@ -24,7 +24,8 @@ LIMITS = {"virtio": 26, "scsi": 256, "sata": 26, "ide": 4}
 @dataclass(frozen=True)
 class Plan:
     """All that a domain is built from. ``cache`` is the cache mode for disks of type file;
-    ``console`` the path of the console log, ``firmware`` what this host has of the wished kind."""
+    ``console`` the path of the console log, ``firmware`` what this host has of the wished kind,
+    ``shared_cpus`` those of guests that have no place of their own (empty: all)."""
 
     guest: model.Guest
     disks: Sequence[model.Disk]
@@ -36,6 +37,7 @@ class Plan:
     generation: int
     operation: str
     firmware: Firmware | None = None
+    shared_cpus: frozenset[int] = frozenset()
 
     @property
     def drives(self) -> list[model.Disk]:
@@ -317,6 +319,8 @@ CONFIGURATORS: tuple[Callable[[Domain, Plan], None], ...] = (
     watchdog,
     *extras.CONFIGURATORS,
     boot.uefi,
+    placed.back_by_files,
+    placed.add,
     tpm.add,
     sev.encrypt,
 )

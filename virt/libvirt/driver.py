@@ -13,6 +13,7 @@ from oslo_log import log
 
 from compute.errors import MagnetarError, NeedsOperator
 from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
+from compute.model.numa import cpu_sets
 from virt.libvirt import host as this_host
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
@@ -172,8 +173,16 @@ class LibvirtDriver(Movable):
                 options=self.conf.libvirt, cache=self._cache_mode(),
                 console=self._console(guest.uuid), generation=generation, operation=operation,
                 firmware=firmware.required(uefi, kept) if uefi else None,
+                shared_cpus=self._shared_cpus(),
             )  # fmt: skip
         )
+
+    def _shared_cpus(self) -> frozenset[int]:
+        """The CPUs of guests without a place of their own; empty for all that there are."""
+        options = self.conf.compute
+        if not (options.cpu_shared_set or options.cpu_dedicated_set):
+            return frozenset()
+        return cpu_sets(options, self.host.caps().cells)[0]
 
     def undefine(self, uuid: str) -> None:
         self.domains.undefine(uuid)

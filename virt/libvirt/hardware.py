@@ -13,10 +13,12 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model.guest import Guest
+from compute.model.numa import Wish
+from virt import topology
 from virt.libvirt import boot, extras, flags, sev, tpm
 from virt.libvirt.caps import HostCaps, Support, machine_type
 from virt.storage import firmware
-from virt.wishes import Wishes, refuse
+from virt.wishes import Wishes, lacking, refuse
 
 DISK_BUSES = ("virtio", "scsi", "sata", "ide")
 CDROM_BUSES = ("scsi", "sata", "ide")
@@ -32,13 +34,6 @@ EMULATED_CPU = "Nehalem"  # x86-64-v2: what distributions ask for, and fixed for
 # Asked for in a flavor or image, these change the guest in ways that this release cannot provide.
 # Each with the values that ask for nothing special.
 NOT_YET: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("hw[:_]cpu_policy", ("shared",)),
-    ("hw[:_]cpu_thread_policy", ("prefer",)),
-    ("hw[:_]emulator_threads_policy", ("share",)),
-    ("hw[:_]cpu_realtime", ("no", "false")),
-    ("hw[:_]mem_page_size", ("small", "any")),
-    ("hw[:_]locked_memory", ("no", "false")),
-    ("hw[:_]numa_nodes", ()),
     ("hw[:_]tpm_secret_security", ()),
     ("hw[:_]pmem", ()),
     ("hw[:_]pci_numa_affinity_policy", ("legacy", "preferred")),
@@ -128,7 +123,11 @@ def decide(
     if uefi and not (pcie and support.arch == firmware.ARCH):
         refuse("image", "hw_firmware_type", "uefi", f"bios on {support.arch} {machine}")
     cpu_mode, cpu_model = _cpu(options, virt_type, cpu_models)
-    most_vcpus, shape = _growth(wishes, vcpus, most, options.live_resize_max_vcpus)
+    wish = topology.wish(guest)
+    _refuse_files(wish, options)
+    grows = wish is None  # memory and CPUs of a place are the flavor's, no more
+    most_vcpus, shape = _growth(
+        wishes, vcpus, most, options.live_resize_max_vcpus if grows else vcpus)
     sockets, cores, threads = shape
     queues = min(vcpus, options.max_queues)
     return Hardware(
@@ -146,7 +145,8 @@ def decide(
         cpu_mode=cpu_mode, cpu_model=cpu_model,
         sockets=sockets, cores=cores, threads=threads,
         windows=(guest.os_type or guest.prop("os_type", "")) == "windows",
-        most_vcpus=most_vcpus, most_memory_mb=_most_memory(guest, options),
+        most_vcpus=most_vcpus,
+        most_memory_mb=_most_memory(guest, options) if grows else guest.flavor.memory_mb,
         flags=flags.wanted(guest), extras=extras.decide(wishes, pcie), firmware=uefi,
         tpm=tpm.decide(wishes), encryption=sev.decide(wishes, uefi),
     )  # fmt: skip
@@ -167,6 +167,15 @@ def _refuse_what_is_not_there_yet(guest: Guest) -> None:
                 if fnmatch.fnmatchcase(name, pattern) and str(value).lower() not in harmless:
                     allowed = " or ".join(harmless) or "nothing"
                     refuse(source, name, value, f"{allowed} (this release has no more)")
+
+
+def _refuse_files(wish: Wish | None, options: Any) -> None:
+    """Memory from files is neither huge pages nor locked."""
+    if options.file_backed_memory and wish is not None and (
+            wish.locked or wish.page not in (None, "small", "any")):
+        raise lacking(
+            "This host takes guests' memory from files ([libvirt] file_backed_memory), which are "
+            "neither huge pages nor locked.", "Choose another host.")
 
 
 def _support(guest: Guest, caps: HostCaps) -> Support:

@@ -98,6 +98,7 @@ class Host:
             host_ip=host_ip or local_address(),
             virt_type=virt_type,
             cpu_info=host.cpu_info,
+            cells=host.cells,
             supported=_supported(host, virt_type),
             machine_types=tuple(sorted({m for s in host.support.values() for m in s.machines})),
         )

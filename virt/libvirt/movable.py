@@ -11,6 +11,7 @@ import libvirt
 from compute.errors import MagnetarError, Unknown
 from compute.model.guest import CachedImage, Disk, Flavor, Guest
 from compute.model.move import Check, JobSample, MovePlan
+from compute.model.numa import format_set
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
 from virt.libvirt.host import Host
@@ -38,6 +39,7 @@ class Movable(Stored):
     moves: Moves
     certificates: Certificates
     check_guest: Callable[[Guest], None]
+    _shared_cpus: Callable[[], frozenset[int]]
 
     # What reads whole definitions is only loaded when it is needed: a start does without.
     @cached_property
@@ -164,7 +166,8 @@ class Movable(Stored):
         loader = firmware.required(uefi, *sizes[:1]).loader if uefi else None
         told = rewrite.describe(
             made.pop("paths"), self._console(guest.uuid), self.conf.libvirt.vnc_listen,
-            guest.nics, made["shared"], self._cache_mode(), loader,
+            guest.nics, made["shared"], self._cache_mode(), loader, guest.placement,
+            format_set(self._shared_cpus()), self.conf.libvirt.realtime_scheduler_priority,
         )  # fmt: skip
         return {**self.facts.incoming(), **made, "rewrite": told}
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from compute.model.guest import Nic
 from compute.model.move import MovePlan
+from compute.model.numa import Placement
+from virt.libvirt import placed
 from virt.storage.firmware import KIND as NVRAM
 from virt.xml.chardev import CharDevice
 from virt.xml.domain import Domain
@@ -28,7 +30,8 @@ class Rewrite:
     """The destination's values. ``disks`` are paths by target (``vda``), ``cache`` how disks that
     get another path are cached there, ``console`` the path of the console log, ``listen`` the
     address for screens (empty: a unix socket; None: as it is), ``nics`` what each MAC is attached
-    to there, ``loader`` the path of the firmware there."""
+    to there, ``loader`` the path of the firmware there,
+    ``placement`` the guest's place there or else ``shared_cpus`` (None: as it is, empty: all)."""
 
     generation: int
     operation: str
@@ -38,6 +41,9 @@ class Rewrite:
     nics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cache: str | None = None
     loader: str | None = None
+    placement: Placement | None = None
+    shared_cpus: str | None = None
+    priority: int = 1
 
     @classmethod
     def of(cls, plan: MovePlan) -> Rewrite:
@@ -48,12 +54,15 @@ class Rewrite:
             told.get("listen"),
             {nic["mac"].lower(): nic for nic in told.get("nics") or ()}, told.get("cache"),
             told.get("loader"),
+            Placement.from_plain(told["placement"]) if told.get("placement") else None,
+            told.get("shared_cpus"), told.get("priority") or 1,
         )  # fmt: skip
 
 
 def describe(
     disks: Mapping[str, str], console: str, listen: str, nics: tuple[Nic, ...], shared: bool,
-    cache: str, loader: str | None = None,
+    cache: str, loader: str | None = None, placement: Placement | None = None,
+    shared_cpus: str = "", priority: int = 1,
 ) -> dict[str, Any]:
     """A destination's values as plain data; ``shared`` is whether both hosts see the disks."""
     return {
@@ -63,6 +72,9 @@ def describe(
         "shared": shared,
         "cache": cache,
         "loader": loader,
+        "placement": placement.to_plain() if placement else None,
+        "shared_cpus": shared_cpus,
+        "priority": priority,
         "nics": [
             {"mac": nic.mac, "kind": nic.kind, "source": nic.source, "tap": nic.tap,
              "mtu": nic.mtu}
@@ -108,6 +120,14 @@ def firmware(domain: Domain, wanted: Rewrite) -> None:
         domain.os.nvram = wanted.disks.get(NVRAM) or domain.os.nvram
 
 
+def place(domain: Domain, wanted: Rewrite) -> None:
+    """The destination's CPUs and cells; a guest that has no place runs on its shared CPUs."""
+    if wanted.placement is not None:
+        placed.bind(domain, wanted.placement, wanted.priority)
+    elif wanted.shared_cpus is not None:
+        domain.vcpu_cpus = wanted.shared_cpus or None
+
+
 def console_log(domain: Domain, wanted: Rewrite) -> None:
     listed: list[CharDevice] = [*domain.devices.serials, *domain.devices.consoles]
     for device in listed:
@@ -144,6 +164,7 @@ PARTS: tuple[Callable[[Domain, Rewrite], None], ...] = (
     ownership,
     disks,
     firmware,
+    place,
     console_log,
     screens,
     interfaces,

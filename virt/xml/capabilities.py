@@ -20,11 +20,42 @@ class HostCPU(Element):
     features = Children(HostFeature)
 
 
+class CellPages(Element):
+    """How many pages of one size a cell has; ``size`` in KiB."""
+
+    tag = "pages"
+    size = Prop("@size", INT)
+    count = Prop(".", INT)
+
+
+class CellCPU(Element):
+    tag = "cpu"
+    id = Prop("@id", INT)
+    socket = Prop("@socket_id", INT)
+    siblings = Prop("@siblings")
+
+
+class CellCPUs(Element):
+    tag = "cpus"
+    listed = Children(CellCPU)
+
+
+class HostCell(Element):
+    """One NUMA cell; ``memory`` in KiB."""
+
+    tag = "cell"
+    id = Prop("@id", INT)
+    memory = Prop("memory", INT)
+    pages = Children(CellPages)
+    cpus = Child(CellCPUs)
+
+
 class Cells(Element):
     """The host's NUMA cells."""
 
     tag = "cells"
     count = Prop("@num", INT)
+    listed = Children(HostCell)
 
 
 class HostTopology(Element):

@@ -11,7 +11,7 @@ from virt.xml.disk import Disk
 from virt.xml.display import Graphics, Input, Video
 from virt.xml.features import PM, Clock, Features
 from virt.xml.interface import Interface
-from virt.xml.memory import LaunchSecurity, MemoryBacking
+from virt.xml.memory import LaunchSecurity, MemoryBacking, NUMATune
 from virt.xml.metadata import Metadata
 from virt.xml.system import OS, Sysinfo
 
@@ -51,9 +51,11 @@ class Domain(Element):
     memory_now_unit = Prop("currentMemory@unit")
     memory_backing = Child(MemoryBacking)
     vcpus = Prop("vcpu", INT)
+    vcpu_cpus = Prop("vcpu@cpuset")  # host CPUs of vCPUs that are pinned nowhere
     vcpus_online = Prop("vcpu@current", INT)
     iothreads = Prop("iothreads", INT)
     cputune = Child(CPUTune)
+    numatune = Child(NUMATune)
     sysinfo = Child(Sysinfo)
     os = Child(OS)
     features = Child(Features)
