@@ -158,9 +158,10 @@ class Tracker:
 
     @staticmethod
     def _told(facts: HostFacts) -> dict[str, str]:
-        """What a ComputeNode has no column for: what the scheduler filters machine types by, and
-        where the disks are, which nobody can ask a lost host."""
-        told = {"machine_types": ",".join(facts.machine_types), "storage": facts.storage}
+        """What a ComputeNode has no column for: what the scheduler filters machine types by, where
+        the disks are, which nobody can ask a lost host, and what guests can have here."""
+        told = {"machine_types": ",".join(facts.machine_types), "storage": facts.storage,
+                "traits": ",".join(facts.traits)}
         return {name: text for name, text in told.items() if text}
 
     def report(self, context: Mapping[str, Any], refresh: bool = False) -> bool:

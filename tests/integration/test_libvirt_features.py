@@ -84,6 +84,8 @@ class FeatureTest(LibvirtCase):
     def test_traits_are_what_guests_can_have(self):
         flags = self.host.host.abilities("qemu").flags
         self.assertLessEqual({"sse2", "hypervisor"}, set(flags))
+        found = self.host.host_facts().traits
+        self.assertLessEqual({"HW_CPU_X86_SSE2", "COMPUTE_FIRMWARE_UEFI"}, set(found))
 
 
 

@@ -57,10 +57,10 @@ class Missing:
     next: str = "Choose another host."
 
 
-def parse(text: str, flags: frozenset[str], libvirt: int, qemu: int) -> Abilities:
+def parse(text: str, guest_flags: frozenset[str], libvirt: int, qemu: int) -> Abilities:
     """Read libvirt's domain capabilities.
 
-    :param flags: see :func:`host_model` for how they are found.
+    :param guest_flags: see :func:`host_model` for how they are found.
     :param libvirt: version as libvirt counts it: 9000000 is 9.0.0; ``qemu`` alike.
     """
     document = DomainCapabilities.parse(text)
@@ -70,7 +70,7 @@ def parse(text: str, flags: frozenset[str], libvirt: int, qemu: int) -> Abilitie
     emulated = "emulator" in tpm.among("backendModel")
     return Abilities(
         models=cpu_models(document),
-        flags=flags,
+        flags=guest_flags,
         videos=video.among("modelType"),
         tpm_models=tpm.among("model") if emulated else frozenset(),
         tpm_versions=(tpm.among("backendVersion") or frozenset(("1.2", "2.0"))) if emulated

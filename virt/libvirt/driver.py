@@ -90,10 +90,17 @@ class LibvirtDriver(Movable):
 
     def host_facts(self) -> HostFacts:
         """As the protocol says; while KVM is still being proven, virt_type is ``auto`` and KVM
-        is not among what is supported."""
+        is not among what is supported. Traits are told once they are known, which a start does not
+        wait for."""
+        from virt.libvirt import traits
+
         address = self.conf.my_ip
         virt_type = self._virt_type.known(PATIENCE) or "auto"
         facts = self.host.facts(virt_type, self.conf.disk.instances_path, address)
+        known = self.host.known_abilities(virt_type)
+        if known is not None:  # else they are still being found out, and told the next time
+            found = traits.found(self.conf, virt_type, self.host.caps(), known)
+            facts = replace(facts, traits=found)
         with suppress(MagnetarError):  # a full or broken disk is for others to tell
             facts = replace(facts, storage=self.store.storage_id())
         return facts
@@ -150,12 +157,13 @@ class LibvirtDriver(Movable):
     def _decided(self, guest: Guest) -> Hardware:
         """What hardware the guest gets. Raises Failed for what nobody can do, Refused (host_unfit)
         for what this host has not."""
-        from virt.libvirt import abilities, hardware  # not needed to start
+        from virt.libvirt import abilities, hardware, traits  # not needed to start
 
         virt_type = self.virt_type()
         host = self.host.abilities(virt_type)
         decided = hardware.decide(guest, self.conf, self.host.caps(), virt_type, host.models)
         abilities.check(guest, decided, host)
+        traits.refuse(guest, traits.found(self.conf, virt_type, self.host.caps(), host))
         return decided
 
     def _built(

@@ -61,6 +61,10 @@ class Host:
             self._abilities = {key: found}
         return self._abilities[key]
 
+    def known_abilities(self, virt_type: str) -> Abilities | None:
+        """The same if they are known already; asks nothing."""
+        return self._abilities.get((self._connection.epoch, virt_type))
+
     def _flags(self, support: Support, virt_type: str, text: str) -> frozenset[str]:
         """The CPU flags that guests can have: those of host-model, spelled out by libvirt; empty
         where it cannot tell, so that nothing is promised."""
