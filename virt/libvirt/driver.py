@@ -101,6 +101,8 @@ class LibvirtDriver(Movable):
         if known is not None:  # else they are still being found out, and told the next time
             found = traits.found(self.conf, virt_type, self.host.caps(), known)
             facts = replace(facts, traits=found)
+        if self.conf.libvirt.file_backed_memory:  # guests get none of the host's RAM then
+            facts = replace(facts, memory_mb=self.conf.libvirt.file_backed_memory)
         with suppress(MagnetarError):  # a full or broken disk is for others to tell
             facts = replace(facts, storage=self.store.storage_id())
         return facts
