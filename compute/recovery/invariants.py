@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compute.model import states
+from compute.model.numa import Placement, format_set
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
 from compute.rpc.primitives import data
@@ -37,8 +38,26 @@ def check(seen: Observation, *, now: float | None = None) -> list[Finding]:
         if facts.operation is None:
             found += _owners(facts)
             found += _agreement(facts)
+    found += _places(seen)
     found += [Finding("observable", source.split(":", 1)[0], f"It cannot be observed: {source}",
                       "See 'magnetar doctor'.") for source in seen.unknown]
+    return found
+
+
+def _places(seen: Observation) -> list[Finding]:
+    """No host CPU is two guests' own."""
+    owners: dict[int, str] = {}
+    found = []
+    for uuid, facts in sorted(seen.guests.items()):
+        held = frozenset(cpu for claim in facts.claims if claim.data.get("numa")
+                         for cpu in Placement.from_plain(claim.data["numa"]).held())
+        twice = sorted(held & owners.keys())
+        if twice:
+            others = ", ".join(sorted({owners[cpu] for cpu in twice}))
+            found.append(Finding("places", uuid, f"Host CPUs {format_set(twice)} are its own and "
+                                 f"those of {others} as well.",
+                                 f"Move one of them away; see 'magnetar explain {uuid}'."))
+        owners |= {cpu: uuid for cpu in held}
     return found
 
 

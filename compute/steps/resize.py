@@ -18,7 +18,7 @@ from compute.errors import Refused
 from compute.model import states, wire
 from compute.model.guest import Flavor, Nic
 from compute.resources.tracker import HERE, MOVE
-from compute.rpc.primitives import Primitive, data, make
+from compute.rpc.primitives import Primitive, data
 from compute.steps import stays
 from compute.steps.claim import room_of
 from compute.steps.domain import (
@@ -32,6 +32,7 @@ from compute.steps.domain import (
     remove_domain,
 )
 from compute.steps.migration_record import FOR_EVER, Moving, mark, migration_of, stale
+from compute.steps.move_context import context_of
 from compute.steps.record import publish
 from db.journal import rows
 from virt import topology
@@ -58,24 +59,6 @@ def room(flavor: Flavor, run: Run, way: str) -> dict[str, Any]:
     """Data of a claim for a move: sizes, whose, and ``in`` or ``back``."""
     return {**room_of(run, replace(run.guest, flavor=flavor)), "way": way,
             "migration": migration_of(run).get("uuid")}
-
-
-def context_of(run: Run) -> Primitive:
-    """The MigrationContext of a guest without devices of its own: nothing to choose from."""
-    guest, none = run.row.guest, ()
-
-    def requests() -> Primitive:
-        return make("InstancePCIRequests", {"instance_uuid": guest, "requests": []}, none)
-
-    def devices() -> Primitive:
-        return make("PciDeviceList", {"objects": []}, none)
-
-    return make("MigrationContext", {
-        "instance_uuid": guest, "migration_id": migration_of(run)["id"],
-        "new_numa_topology": None, "old_numa_topology": None,
-        "new_pci_devices": devices(), "old_pci_devices": devices(),
-        "new_pci_requests": requests(), "old_pci_requests": requests(),
-        "new_resources": None, "old_resources": None}, none)
 
 
 def without_move(run: Run) -> dict[str, Any]:
@@ -120,7 +103,8 @@ class Room(Step):
 
     def do(self, run: Run) -> None:
         world = run.world
-        world.inventory.place(replace(run.guest, flavor=self.fits(run)), run.row.id, moving=True)
+        after = replace(run.guest, flavor=self.fits(run))
+        world.inventory.place(after, run.row.id, moving=True)
         fields = data(run.instance)
         run.save({
             "system_metadata": {**(fields.get("system_metadata") or {}),
@@ -130,7 +114,7 @@ class Room(Step):
         mark(run, "pre-migrating", dest_compute=world.host, dest_node=world.inventory.node,
              dest_compute_id=world.inventory.compute_id(run.context),
              dest_host=world.inventory.address)
-        run.save({"migration_context": context_of(run)},
+        run.save({"migration_context": context_of(run, after)},
                  expected_task_state=[states.RESIZE_PREP])
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
@@ -202,6 +186,8 @@ def why_not_live(run: Run, flavor: Flavor) -> str | None:
         return "it changes its host, or live_resize is off"
     if power(run) != states.RUNNING:
         return "it does not run"
+    if dict(flavor.extra_specs) != dict(before.extra_specs):
+        return "its flavors ask for different hardware"
     if topology.wish(run.guest) or topology.wish(replace(run.guest, flavor=flavor)):
         return "its CPUs and memory have a place on the host's NUMA cells"
     if (flavor.root_gb, flavor.ephemeral_gb, flavor.swap_mb) != \

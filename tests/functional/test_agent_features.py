@@ -95,6 +95,16 @@ class RefusedTest(FeatureTest):
         self.assert_on(guest, self.two)
 
 
+    def test_a_flavor_with_other_hardware_restarts_a_guest_that_could_stay_up(self):
+        self.one.world.conf.live_resize = True
+        self.one.world.driver.headroom = 4
+        for specs, restarted in (({}, False), ({"hw:sound_model": "ich9"}, True)):
+            guest = self.build()
+            flavor = {**LARGE, "root_gb": 1, "extra_specs": specs}
+            self.resized(guest, dest=self.one, flavor=flavor)
+            self.assertEqual(restarted, "set_aside_disks" in self.one.world.driver.calls)
+
+
 class CarriedTest(FeatureTest):
     def test_ephemeral_swap_and_variables_go_along_and_away(self):
         guest = self.build(UEFI, **MORE_DISKS)
