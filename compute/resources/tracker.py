@@ -72,14 +72,15 @@ class Tracker:
 
     def used(self, before: str | None = None, moving: bool = False) -> dict[str, int]:
         """How much is claimed of each kind; or only what was claimed before one guest's claim (the
-        one for its move if ``moving``), everything if it has none."""
+        one for its move if ``moving``), everything if it has none. CPUs that guests have for
+        themselves are named where there are any."""
         total = dict.fromkeys(KINDS, 0)
         for claim in self.claims():
             if claim.guest == before and (claim.kind == MOVE) is moving:
                 break
             for kind in KINDS:
                 total[kind] += int(claim.data.get(kind, 0))
-        return total
+        return {kind: amount for kind, amount in total.items() if amount or kind != "pcpus"}
 
     def check(self, guest: str, need: Mapping[str, int], moving: bool = False) -> None:
         """See that a guest fits; when it has claimed already, beside all that claimed earlier, so
@@ -91,10 +92,11 @@ class Tracker:
         """
         limits, used = self.limits(), self.used(guest, moving)
         short = [
-            f"{need[kind]} {UNITS[kind]} asked for, {max(limits[kind] - used[kind], 0):g} of "
+            f"{need[kind]} {UNITS[kind]} asked for, "
+            f"{max(limits[kind] - used.get(kind, 0), 0):g} of "
             f"{limits[kind]:g} free"
             for kind in KINDS
-            if need.get(kind) and used[kind] + need[kind] > limits[kind]
+            if need.get(kind) and used.get(kind, 0) + need[kind] > limits[kind]
         ]
         if short:
             raise Refused(f"Guest {guest} does not fit on host {self.host}: {'; '.join(short)}.",
@@ -135,7 +137,7 @@ class Tracker:
         memory_used = used["memory_mb"] + self.conf.reserved_host_memory_mb
         return {
             "vcpus": facts.vcpus, "memory_mb": facts.memory_mb, "local_gb": facts.disk_gb,
-            "vcpus_used": used["vcpus"] + used["pcpus"], "memory_mb_used": memory_used,
+            "vcpus_used": used["vcpus"] + used.get("pcpus", 0), "memory_mb_used": memory_used,
             "local_gb_used": used["disk_gb"],
             "free_ram_mb": facts.memory_mb - memory_used,
             "free_disk_gb": facts.disk_gb - used["disk_gb"],

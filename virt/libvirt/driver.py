@@ -92,13 +92,13 @@ class LibvirtDriver(Movable):
         """As the protocol says; while KVM is still being proven, virt_type is ``auto`` and KVM
         is not among what is supported. Traits are told once they are known, which a start does not
         wait for."""
-        from virt.libvirt import traits
-
         address = self.conf.my_ip
         virt_type = self._virt_type.known(PATIENCE) or "auto"
         facts = self.host.facts(virt_type, self.conf.disk.instances_path, address)
         known = self.host.known_abilities(virt_type)
         if known is not None:  # else they are still being found out, and told the next time
+            from virt.libvirt import traits
+
             found = traits.found(self.conf, virt_type, self.host.caps(), known)
             facts = replace(facts, traits=found)
         if self.conf.libvirt.file_backed_memory:  # guests get none of the host's RAM then
