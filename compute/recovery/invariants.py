@@ -13,6 +13,7 @@ from compute.model.numa import Placement, format_set
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
 from compute.rpc.primitives import data
+from compute.steps.resize import holds_way_back
 from db.journal import rows
 
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
@@ -108,7 +109,8 @@ def _moved(facts: GuestFacts) -> list[Finding]:
     """What is here of a guest that another host has: while it is on its way (or its resize waits to
     be confirmed) that is the way back; disks alone may be on storage that both share."""
     fields = data(facts.elsewhere.value)
-    on_its_way = fields.get("task_state") is not None or fields.get("vm_state") == states.RESIZED
+    on_its_way = fields.get("task_state") is not None or \
+        fields.get("vm_state") == states.RESIZED and holds_way_back(facts.claims)
     if on_its_way or (facts.domain.value is None and not facts.claims):
         return []
     held = [f"domain {facts.domain.value.name}"] if facts.domain.value else []

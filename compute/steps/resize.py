@@ -8,7 +8,7 @@ On each host a guest may hold two claims of room: ``resources`` as it is there, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from compute.steps.domain import (
 from compute.steps.migration_record import FOR_EVER, Moving, mark, migration_of, stale
 from compute.steps.move_context import context_of
 from compute.steps.record import publish
-from db.journal import rows
+from db.journal import Claim, rows
 from virt import topology
 
 ASIDE = "aside"  # claim on the directory <uuid>_resize
@@ -59,6 +59,12 @@ def room(flavor: Flavor, run: Run, way: str) -> dict[str, Any]:
     """Data of a claim for a move: sizes, whose, and ``in`` or ``back``."""
     return {**room_of(run, replace(run.guest, flavor=flavor)), "way": way,
             "migration": migration_of(run).get("uuid")}
+
+
+def holds_way_back(claims: Iterable[Claim]) -> bool:
+    """Whether this host is the one to which a resize can be reverted. What another one still has
+    of a resized guest is of an earlier life of it."""
+    return any(claim.kind in (MOVE, ASIDE) for claim in claims)
 
 
 def without_move(run: Run) -> dict[str, Any]:

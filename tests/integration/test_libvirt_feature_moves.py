@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from compute.model.guest import Flavor, Guest
 from compute.model.numa import Placed, Placement
-from tests.integration.modes import NATIVE, once
 from tests.integration.move_case import WRITES, MoveCase
 from tests.integration.patience import until
 from tests.integration.repeats import repeated
+from tests.modes import NATIVE, once
 from virt import topology
 from virt.storage import firmware
 from virt.xml.domain import Domain

@@ -7,9 +7,9 @@ from compute.model import states
 from compute.model.guest import Flavor, Image
 from compute.model.numa import cpu_sets, format_set
 from compute.resources.placing import Ground, Taken, place
-from tests.integration.modes import NATIVE, once
 from tests.integration.patience import until
 from tests.integration.test_libvirt_driver import LibvirtCase
+from tests.modes import NATIVE, once
 from virt import topology
 from virt.storage import firmware
 from virt.storage.store import Store
