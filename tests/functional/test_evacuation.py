@@ -281,5 +281,5 @@ def _broken(uuid: str) -> None:
     raise Failed(f"{uuid} does not start.", code="start_failed")
 
 
-def _full(guest, need) -> None:
+def _full(guest, need, moving=False) -> None:
     raise Refused(f"Guest {guest} does not fit.", code="no_room")
