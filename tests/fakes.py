@@ -16,6 +16,7 @@ from collections.abc import Callable
 from sqlalchemy.engine import Engine
 
 from compute.conf import agent as agent_options
+from compute.conf import compute as compute_options
 from compute.conf import disk as disk_options
 from compute.conf import libvirt as libvirt_options
 from compute.conf import migration as migration_options
@@ -259,6 +260,7 @@ def conf(root, **overrides):
     made = types.SimpleNamespace(**values)
     made.timeouts = types.SimpleNamespace(**group(timeout_options))
     made.libvirt = types.SimpleNamespace(**group(libvirt_options), **group(migration_options))
+    made.compute = types.SimpleNamespace(**group(compute_options))
     made.disk = types.SimpleNamespace(**group(disk_options))
     made.disk.instances_path = os.path.join(root, "instances")
     for name, value in overrides.items():

@@ -134,6 +134,13 @@ class Driver(Protocol):
         was removed, for people."""
 
     # -- the domain -------------------------------------------------------------------------
+    def check_guest(self, guest: Guest) -> None:
+        """See that this host can give a guest what its flavor and image ask for; changes nothing.
+
+        :raises Failed: code ``flavor_unacceptable`` or ``image_unacceptable``: nobody can.
+        :raises Refused: code ``host_unfit``, naming everything that is missing here.
+        """
+
     def define(
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
         generation: int, operation: str,

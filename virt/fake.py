@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable, Mapping
 from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
+from compute.model.numa import HostCell
 from virt.driver import Cancel, ImageSource, Progress
 from virt.fake_consoles import FakeConsoles
 from virt.fake_copy import FakeCopy
 from virt.fake_moves import ON, FakeMoves
 from virt.fake_nics import FakeNics
-from virt.fake_size import FakeSize
+from virt.fake_size import FakeSize, wanted
 from virt.fake_state import Hook, hooked, replace
 from virt.fake_tended import FakeTended
 
@@ -41,6 +42,8 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
     """
 
     name = "fake"
+    huge_pages = 0
+    lacks: frozenset[str] = frozenset()  # names of extra specs that this host cannot fulfil
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None = None, *,
                  vcpus: int = 8, memory_mb: int = 32768, disk_gb: int = 1000,
@@ -75,7 +78,19 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
             disk_free_gb=self.disk_gb, virt_type="fake",
             cpu_info={"arch": "x86_64", "model": "fake", "vendor": "fake", "features": [],
                       "topology": {"sockets": 1, "cores": self.vcpus, "threads": 1}},
-            supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")), storage=self.storage)
+            supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")), storage=self.storage,
+            cells=self.cells())
+
+    def cells(self) -> tuple[HostCell, ...]:
+        """Two cells with half of everything each, cores of two threads, and no huge pages but
+        ``huge_pages`` of 2 MiB in each."""
+        half = max(1, self.vcpus // 2)
+        return tuple(
+            HostCell(number, cpus, tuple(frozenset(sorted(cpus)[at:at + 2])
+                                         for at in range(0, len(cpus), 2)),
+                     self.memory_mb // 2, {4: self.memory_mb * 128, 2048: self.huge_pages}, number)
+            for number, cpus in enumerate((frozenset(range(half)),
+                                           frozenset(range(half, self.vcpus)))) if cpus)
 
     @hooked
     def host_uptime(self) -> str:
@@ -158,6 +173,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
         replace(path, json.dumps({"base": base.path if base else "", "size": size, "count": 0,
                                   "marker": guest.uuid}).encode())
         made = [Disk("root", str(path), "qcow2", size)]
+        made += [self.make_file(guest.uuid, name, size) for name, size in wanted(guest).items()]
         if guest.config_drive:
             drive = directory / "disk.config"
             drive.write_text(json.dumps({"hostname": guest.hostname,
@@ -197,6 +213,14 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
 
     # -- the domain ---------------------------------------------------------------------------
     @hooked
+    def check_guest(self, guest: Guest) -> None:
+        found = [f"no {name}" for name in guest.flavor.extra_specs if name in self.lacks]
+        if found:
+            raise Refused(f"This host cannot give the guest what its flavor and image ask for: "
+                          f"{'; '.join(found)}.", now="Nothing was made on this host.",
+                          next="Choose another host.", code="host_unfit")
+
+    @hooked
     def define(self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
                generation: int, operation: str) -> Mapping[str, str]:
         nics, found = tuple(nics), self._read(guest.uuid)
@@ -210,7 +234,8 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
             "name": guest.name, "ours": True, "generation": generation, "operation": operation,
             **({"size": size, "boot_size": size} if off else {}),
             **self.redefined(found, nics),
-            "disks": [os.path.basename(d.path) for d in disks]})
+            "disks": [os.path.basename(d.path) for d in disks],
+            "place": guest.placement.to_plain() if guest.placement else None})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 
     @hooked

@@ -14,14 +14,14 @@ from compute.model.move import Check
 from virt.fake_state import (
     CONSOLE,
     CONSOLE_BEFORE,
+    FILES,
+    TARGETS,
     URI,
     FakeState,
     content_of,
     hooked,
     replace,
 )
-
-TARGETS = {"root": "vda", "ephemeral": "vdb", "swap": "vdc", "config": "sda"}
 
 
 class FakeArrivals(FakeState):
@@ -111,7 +111,8 @@ class FakeArrivals(FakeState):
                 replace(directory / CONSOLE_BEFORE, outgoing.get("console", "").encode())
         return {**self._incoming(), "shared": shared, "incremental": base is not None,
                 "copy_disks": [] if shared else [d["target"] for d in outgoing["disks"]],
-                "rewrite": {"directory": str(directory)}}
+                "rewrite": {"directory": str(directory), "place":
+                            guest.placement.to_plain() if guest.placement else None}}
 
     @hooked
     def keep_console(self, uuid: str, packed: str) -> None:
@@ -129,10 +130,9 @@ class FakeArrivals(FakeState):
     def _adopt(self, guest: Guest, directory: pathlib.Path) -> None:
         found = self._need(guest.uuid)
         if not (directory / "disks.json").exists():
-            roles = {"disk": ("root", "qcow2", "disk"), "disk.config": ("config", "raw", "cdrom")}
             made = []
             for name in found["disks"]:
-                role, form, device = roles[name]
+                role, form, device, _ = FILES[name]
                 path = directory / name
                 size = (content_of(path) or {}).get("size") or path.stat().st_size
                 made.append(Disk(role, str(path), form, size, device))

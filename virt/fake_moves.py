@@ -19,8 +19,8 @@ from compute.errors import Refused, Retryable
 from compute.model import move as moves
 from compute.model import states
 from compute.model.move import JobSample, MovePlan
-from virt.fake_arrivals import TARGETS, FakeArrivals
-from virt.fake_state import URI, FakeState, hooked, replace
+from virt.fake_arrivals import FakeArrivals
+from virt.fake_state import TARGETS, URI, FakeState, hooked, replace
 
 BEFORE = (moves.SETUP, moves.PRECOPY, moves.SWITCHOVER)  # the guest is the source's
 AFTER = (moves.POSTCOPY, moves.POSTCOPY_PAUSED)  # it is the destination's, and needs the source
@@ -60,7 +60,7 @@ class FakeMoves(FakeArrivals):
                 there._write(uuid, {
                     **found, "power_state": states.POWER_PAUSED, "reason": "migration",
                     "job": "in", "persistent": False, "generation": plan.generation,
-                    "operation": plan.operation})
+                    "operation": plan.operation, "place": plan.rewrite.get("place")})
             self.fabric.set_move(uuid, move)
 
     def _why_doomed(self, found: Mapping[str, Any], move: Mapping[str, Any]) -> str:

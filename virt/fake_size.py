@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 from dataclasses import replace as changed
@@ -12,7 +13,17 @@ from compute.model import states
 from compute.model.guest import CachedImage, Disk, Flavor, Guest
 from virt.driver import Cancel, Progress
 from virt.fake_moves import ON
-from virt.fake_state import CONSOLE, CONSOLE_BEFORE, URI, FakeState, hooked, replace
+from virt.fake_state import CONSOLE, CONSOLE_BEFORE, FILES, URI, FakeState, hooked, replace
+
+VARIABLES = 540672  # bytes of a file of UEFI variables
+
+
+def wanted(guest: Guest) -> dict[str, int]:
+    """The files that a guest has beside its root disk and config drive, and their sizes."""
+    uefi = VARIABLES if guest.prop("hw_firmware_type") == "uefi" else 0
+    sizes = {"disk.eph0": guest.flavor.ephemeral_gb << 30, "disk.swap": guest.flavor.swap_mb << 20,
+             "nvram.fd": uefi}
+    return {name: size for name, size in sizes.items() if size}
 
 
 class FakeSize(FakeState):
@@ -100,6 +111,13 @@ class FakeSize(FakeState):
         return True
 
     # -- disks of another size ----------------------------------------------------------------
+    def make_file(self, uuid: str, name: str, size: int) -> Disk:
+        """A disk other than root, or the file of UEFI variables, which tells whose it is."""
+        path, (role, form, device, _) = self._dir(uuid) / name, FILES[name]
+        if not path.exists():
+            replace(path, json.dumps({"size": size, "count": 0, "marker": uuid}).encode())
+        return Disk(role, str(path), form, size, device)
+
     @hooked
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:
         room = {"root": flavor.root_gb << 30, "ephemeral": flavor.ephemeral_gb << 30}
@@ -199,15 +217,22 @@ class FakeSize(FakeState):
     @hooked
     def grow_disks(self, guest: Guest) -> tuple[Disk, ...]:
         self._see_unused(guest.uuid, "the disks grow of")
-        grown = []
+        grown, more = [], wanted(guest)
         for disk in self._listed(self._dir(guest.uuid)):
-            size = guest.flavor.root_gb << 30 if disk.role == "root" else disk.size
+            name = os.path.basename(disk.path)
+            size = guest.flavor.root_gb << 30 if disk.role == "root" else \
+                more.pop(name, None if disk.role == "swap" else disk.size)
+            if size is None:
+                pathlib.Path(disk.path).unlink()  # nothing on swap outlives a boot
+                continue
             if size > disk.size:
                 path = pathlib.Path(disk.path)
                 replace(path, json.dumps({**json.loads(path.read_bytes()),
                                           "size": size}).encode())
                 disk = changed(disk, size=size)
             grown.append(disk)
+        grown += [self.make_file(guest.uuid, name, size) for name, size in more.items()]
+        grown.sort(key=lambda disk: list(FILES).index(os.path.basename(disk.path)))
         self._list(guest.uuid, grown)
         return tuple(grown)
 

@@ -25,6 +25,12 @@ from compute.model.guest import Disk, GuestState
 
 Hook = Callable[[str, str], None]
 URI = "fake://"
+# Files of a guest: role, format, device and target of each.
+FILES = {"disk": ("root", "qcow2", "disk", "vda"), "disk.eph0": ("ephemeral", "raw", "disk", "vdb"),
+         "disk.swap": ("swap", "raw", "disk", "vdc"),
+         "disk.config": ("config", "raw", "cdrom", "sda"),
+         "nvram.fd": ("nvram", "raw", "nvram", "nvram")}
+TARGETS = {role: target for role, _, _, target in FILES.values()}
 CONSOLE, CONSOLE_BEFORE = "console.log", "console.log.before"
 # libvirt's words for why a domain is as it is, by what happened to it.
 REASONS = {"started": "booted", "resumed": "unpaused", "paused": "user", "stopped": "destroyed"}

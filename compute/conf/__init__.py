@@ -14,6 +14,7 @@ from oslo_config import cfg
 
 from compute.conf import (
     agent,
+    compute,
     consoleauth,
     control,
     disk,
@@ -25,7 +26,7 @@ from compute.conf import (
     vnc,
 )
 
-MODULES = (agent, moves, resources, timeouts, disk, libvirt, migration, vnc, consoleauth,
+MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, migration, vnc, consoleauth,
            control)
 CONF = cfg.CONF
 

@@ -227,6 +227,22 @@ OPTS = [
         "translates more often.",
     ),
     cfg.IntOpt(
+        "realtime_scheduler_priority",
+        min=1,
+        max=99,
+        default=1,
+        help="Priority in the kernel's SCHED_FIFO of vCPUs of realtime guests (hw:cpu_realtime), "
+        "weight 1 to 99. Above the priority of the host's own threads such a vCPU starves them.",
+    ),
+    cfg.IntOpt(
+        "file_backed_memory",
+        min=0,
+        default=0,
+        help="MiB of memory for guests that comes from files, as of fast disks or persistent "
+        "memory (memory_backing_dir in qemu.conf); it is what this host then offers instead of "
+        "its RAM. Huge pages and locked memory are refused with it. 0 uses RAM.",
+    ),
+    cfg.IntOpt(
         "live_resize_max_vcpus",
         min=0,
         default=0,

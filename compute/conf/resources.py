@@ -3,7 +3,7 @@
 The limit of each kind is the host's total, less what is reserved, times the ratio.
 """
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 GROUP = None
 
@@ -24,6 +24,12 @@ OPTS = [
         help="MiB of the file system of instances_path kept for everything else on it, as the "
         "image cache and quarantine, which no claim counts. With too little it fills: QEMU pauses "
         "guests that write, and builds fail with disk_full.",
+    ),
+    cfg.MultiOpt(
+        "reserved_huge_pages",
+        item_type=types.Dict(),
+        help="Huge pages kept for other programs of the host, one line for each cell and size, for "
+        "example node:0,size:2048,count:64 (size in KiB). Guests never get them.",
     ),
     cfg.IntOpt(
         "reserved_host_cpus",

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from compute.engine.clock import Clock
 from compute.model import states
-from compute.model.guest import GuestState, Image, NetworkRequest, Nic
+from compute.model.guest import Guest, GuestState, Image, NetworkRequest, Nic
+from compute.model.numa import Placement
 from compute.rpc.primitives import Primitive
 from db.journal import Journal
 from virt.driver import Cancel, Driver, ImageSource, Progress
@@ -163,6 +164,17 @@ class Inventory(Protocol):
     def check(self, guest: str, need: Mapping[str, int], moving: bool = False) -> None:
         """Raise Refused(code='no_room') with the figures if it does not fit; ``moving``: beside
         what the guest may have here already."""
+
+    def check_guest(self, guest: Guest, moving: bool = False) -> None:
+        """The same for all that a guest takes, its place on the host's cells included."""
+
+    def place(self, guest: Guest, operation: str, moving: bool = False) -> Placement | None:
+        """Claim a guest's place on the host's cells; None where it asks for none. Raises
+        Refused(code='no_room')."""
+
+    def held(self, guest: Guest, topology: Primitive | None) -> dict[str, Any]:
+        """Data of a claim for a guest that is here without one; ``topology`` as its record has
+        it."""
 
     def compute_id(self, context: Context) -> int:
         """The ComputeNode row's id."""

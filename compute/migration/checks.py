@@ -34,7 +34,7 @@ def full_guest(world: World, context: Context, instance: Primitive) -> Guest:
 
 def _room(world: World, guest: Guest) -> Check:
     try:
-        world.inventory.check(guest.uuid, guest.flavor.need())
+        world.inventory.check_guest(guest)
     except Refused as error:
         return Check("room", False, error.what, "Choose a host with more room.")
     return Check("room", True, "vCPUs, memory and disk of its flavor are free")

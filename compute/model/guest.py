@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from compute.model.numa import HostCell, Placement
+
 
 @dataclass(frozen=True)
 class Flavor:
@@ -138,6 +140,7 @@ class Guest:
     host: str | None = None
     node: str | None = None
     nics: tuple[Nic, ...] = ()
+    placement: Placement | None = None  # where on this host it is to be, if that matters
 
     def prop(self, name: str, default: str | None = None) -> str | None:
         """An image property of this guest, ``hw_disk_bus`` for example.
@@ -226,4 +229,6 @@ class HostFacts:
     cpu_info: Mapping = field(default_factory=dict)
     supported: tuple[tuple[str, str, str], ...] = ()  # (arch, hv_type, vm_mode)
     machine_types: tuple[str, ...] = ()
+    cells: tuple[HostCell, ...] = ()  # its NUMA cells
+    traits: tuple[str, ...] = ()  # what guests can have here, in the names of os-traits
     storage: str = ""  # an id of where disks are; equal on hosts that share it, "" when not known

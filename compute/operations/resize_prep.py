@@ -17,7 +17,7 @@ from compute.steps.record import Event, Fault, Finish
 from compute.steps.resize import Returned, Room, new_flavor
 
 # Trying another host would not help.
-HOPELESS = {"aborted", "bad_request", "flavor_unacceptable"}
+HOPELESS = {"aborted", "bad_request", "flavor_unacceptable", "image_unacceptable", "tpm_stays"}
 
 
 def another_host(run: Run) -> bool:

@@ -21,6 +21,7 @@ from compute.steps.claim import Release
 from compute.steps.domain import DomainGone, PowerOff
 from compute.steps.live_ends import PortsLeft
 from compute.steps.record import FOR_EVER
+from compute.steps.resize import holds_way_back
 from compute.steps.resize_ends import AsideLeft
 
 
@@ -37,7 +38,9 @@ class Proof(Step):
         if host in (None, run.world.host):
             raise Refused(f"Guest {run.row.guest} belongs to this host after all.",
                           now="Nothing was done.", code="stale")
-        if fields.get("task_state") is not None or fields.get("vm_state") == states.RESIZED:
+        waits = fields.get("vm_state") == states.RESIZED and \
+            holds_way_back(run.world.journal.claims(guest=run.row.guest))
+        if fields.get("task_state") is not None or waits:
             raise Refused(f"Guest {run.row.guest} is still on its way.", now="Nothing was done.",
                           code="stale")
         view = run.world.peers.look(host, run.row.guest)

@@ -15,6 +15,7 @@ from compute.model import states
 from compute.operations import OPERATIONS
 from compute.recovery.observe import GuestFacts
 from compute.rpc.primitives import data
+from compute.steps.resize import holds_way_back
 from db.journal import OperationRow, rows
 
 OFF = (states.SHUTDOWN, states.CRASHED)  # what a hypervisor is sure of; NOSTATE says nothing
@@ -171,7 +172,8 @@ def _without_record(facts: GuestFacts) -> Verdict:
 def _belongs_elsewhere(facts: GuestFacts) -> Verdict:
     fields = data(facts.elsewhere.value)
     where = f"The control plane has it on host {fields.get('host')}"
-    if fields.get("vm_state") == states.RESIZED or fields.get("task_state") is not None:
+    if fields.get("task_state") is not None or fields.get("vm_state") == states.RESIZED \
+            and holds_way_back(facts.claims):
         return Verdict(Act.NOTHING, "under-way", f"{where}, and it is still on its way: what is "
                        "here is kept.")
     if facts.domain.value is None and not facts.claims:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compute.model import states, wire
+from compute.model.numa import Placement, format_set
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
 from compute.rpc.primitives import data
+from compute.steps.resize import holds_way_back
 from db.journal import rows
 
 HAS_DISKS = (states.ACTIVE, states.STOPPED, states.PAUSED, states.SUSPENDED, states.RESCUED,
@@ -39,6 +41,7 @@ def check(seen: Observation, *, now: float | None = None) -> list[Finding]:
         if facts.operation is None:
             found += _owners(facts)
             found += _agreement(facts)
+    found += _places(seen)
     found += [Finding("observable", source.split(":", 1)[0], f"It cannot be observed: {source}",
                       "See 'magnetar doctor'.") for source in seen.unknown]
     return found
@@ -67,6 +70,23 @@ def check_nics(seen: Observation, taps: Mapping[str, frozenset[str]]) -> list[Fi
                                  "its own: somebody attached it behind our back, or it did not "
                                  "let it go.", f"virsh domiflist {facts.uuid}; a hard reboot "
                                  "takes it away"))
+    return found
+
+
+def _places(seen: Observation) -> list[Finding]:
+    """No host CPU is two guests' own."""
+    owners: dict[int, str] = {}
+    found = []
+    for uuid, facts in sorted(seen.guests.items()):
+        held = frozenset(cpu for claim in facts.claims if claim.data.get("numa")
+                         for cpu in Placement.from_plain(claim.data["numa"]).held())
+        twice = sorted(held & owners.keys())
+        if twice:
+            others = ", ".join(sorted({owners[cpu] for cpu in twice}))
+            found.append(Finding("places", uuid, f"Host CPUs {format_set(twice)} are its own and "
+                                 f"those of {others} as well.",
+                                 f"Move one of them away; see 'magnetar explain {uuid}'."))
+        owners |= {cpu: uuid for cpu in held}
     return found
 
 
@@ -117,7 +137,8 @@ def _moved(facts: GuestFacts) -> list[Finding]:
     """What is here of a guest that another host has: while it is on its way (or its resize waits to
     be confirmed) that is the way back; disks alone may be on storage that both share."""
     fields = data(facts.elsewhere.value)
-    on_its_way = fields.get("task_state") is not None or fields.get("vm_state") == states.RESIZED
+    on_its_way = fields.get("task_state") is not None or \
+        fields.get("vm_state") == states.RESIZED and holds_way_back(facts.claims)
     if on_its_way or (facts.domain.value is None and not facts.claims):
         return []
     held = [f"domain {facts.domain.value.name}"] if facts.domain.value else []

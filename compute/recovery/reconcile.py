@@ -17,14 +17,11 @@ from typing import Any
 from compute.engine.world import Context
 from compute.errors import MagnetarError, Refused
 from compute.manager import Manager
-from compute.model import states
-from compute.model.guest import Flavor
-from compute.model.wire import flavor, nics
+from compute.model import states, wire
 from compute.recovery import decide
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.observe import GuestFacts, Observation, observe
 from compute.resources.tracker import MOVE
-from compute.steps.claim import need
 from db.journal import rows
 
 LOG = logging.getLogger(__name__)
@@ -244,7 +241,7 @@ def restore_claims(world: Any, seen: Observation) -> None:
             continue
         kinds = {claim.kind for claim in facts.claims}
         try:
-            held = _held(facts)
+            held = _held(world, facts)
         except Refused as error:
             LOG.warning("Guest %s cannot be claimed again: %s", facts.uuid, error)
             continue
@@ -253,14 +250,15 @@ def restore_claims(world: Any, seen: Observation) -> None:
                 world.journal.claim(kind, facts.uuid, facts.uuid, domain.operation, content)
 
 
-def _held(facts: GuestFacts) -> dict[str, Mapping[str, Any]]:
+def _held(world: Any, facts: GuestFacts) -> dict[str, Mapping[str, Any]]:
     """What a guest has to hold, by kind of claim. Raises Refused when its record is damaged."""
     domain = facts.domain.value
-    size: Flavor = flavor(facts.fields.get("flavor"))
     held: dict[str, Mapping[str, Any]] = {
-        "resources": need(size), "disks": {},
+        "resources": world.inventory.held(wire.guest(facts.record.value),
+                                          facts.fields.get("numa_topology")),
+        "disks": {},
         "domain": {"generation": domain.generation, "name": domain.name}}
-    ports = nics(facts.fields)
+    ports = wire.nics(facts.fields)
     if ports:
         held["ports"] = {"nics": [asdict(nic) for nic in ports]}
     return held

@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from compute.errors import Refused
-from compute.model.guest import HostFacts
+from compute.model.guest import Guest, HostFacts
+from compute.model.numa import Placement
+from compute.resources.places import Places, need
 from compute.rpc.primitives import Primitive, data, make
 from db.journal import Claim, Journal
 from virt.driver import Driver
 
-KINDS = ("vcpus", "memory_mb", "disk_gb")
+KINDS = ("vcpus", "pcpus", "memory_mb", "disk_gb")
 # A guest that moves holds room twice: as it is here, and for its way in or back.
 HERE, MOVE = "resources", "resources-move"
-UNITS = {"vcpus": "vCPUs", "memory_mb": "MiB of memory", "disk_gb": "GiB of disk"}
+UNITS = {"vcpus": "vCPUs", "pcpus": "dedicated CPUs", "memory_mb": "MiB of memory",
+         "disk_gb": "GiB of disk"}
 
 
 class Tracker:
@@ -37,6 +40,7 @@ class Tracker:
         self.node = ""
         self._facts: HostFacts | None = None
         self._saving = threading.Lock()
+        self.places = Places(conf, host, journal, self.facts, self.claims)
 
     # -- what there is ------------------------------------------------------------------------
     def facts(self, refresh: bool = False) -> HostFacts:
@@ -49,8 +53,12 @@ class Tracker:
     def limits(self) -> dict[str, float]:
         """How much may be promised of each kind."""
         facts, conf = self.facts(), self.conf
+        shared, dedicated = facts.vcpus, 0
+        if conf.compute.cpu_shared_set or conf.compute.cpu_dedicated_set:
+            shared, dedicated = (len(cpus) for cpus in self.places.sets())
         return {
-            "vcpus": (facts.vcpus - conf.reserved_host_cpus) * conf.cpu_allocation_ratio,
+            "vcpus": (shared - conf.reserved_host_cpus) * conf.cpu_allocation_ratio,
+            "pcpus": dedicated,
             "memory_mb": (facts.memory_mb - conf.reserved_host_memory_mb)
             * conf.ram_allocation_ratio,
             "disk_gb": (facts.disk_gb - conf.reserved_host_disk_mb / 1024)
@@ -64,14 +72,15 @@ class Tracker:
 
     def used(self, before: str | None = None, moving: bool = False) -> dict[str, int]:
         """How much is claimed of each kind; or only what was claimed before one guest's claim (the
-        one for its move if ``moving``), everything if it has none."""
+        one for its move if ``moving``), everything if it has none. CPUs that guests have for
+        themselves are named where there are any."""
         total = dict.fromkeys(KINDS, 0)
         for claim in self.claims():
             if claim.guest == before and (claim.kind == MOVE) is moving:
                 break
             for kind in KINDS:
                 total[kind] += int(claim.data.get(kind, 0))
-        return total
+        return {kind: amount for kind, amount in total.items() if amount or kind != "pcpus"}
 
     def check(self, guest: str, need: Mapping[str, int], moving: bool = False) -> None:
         """See that a guest fits; when it has claimed already, beside all that claimed earlier, so
@@ -83,14 +92,31 @@ class Tracker:
         """
         limits, used = self.limits(), self.used(guest, moving)
         short = [
-            f"{need[kind]} {UNITS[kind]} asked for, {max(limits[kind] - used[kind], 0):g} of "
+            f"{need[kind]} {UNITS[kind]} asked for, "
+            f"{max(limits[kind] - used.get(kind, 0), 0):g} of "
             f"{limits[kind]:g} free"
-            for kind in KINDS if need[kind] and used[kind] + need[kind] > limits[kind]
+            for kind in KINDS
+            if need.get(kind) and used.get(kind, 0) + need[kind] > limits[kind]
         ]
         if short:
             raise Refused(f"Guest {guest} does not fit on host {self.host}: {'; '.join(short)}.",
                           now="Nothing was made on this host.",
                           next="The scheduler is told and may try another host.", code="no_room")
+
+    def check_guest(self, guest: Guest, moving: bool = False) -> None:
+        """See that a guest fits, its place on the host's cells included. Raises Refused."""
+        self.check(guest.uuid, need(guest), moving)
+        self.places.check(guest, MOVE if moving else HERE)
+
+    def place(self, guest: Guest, operation: str, moving: bool = False) -> Placement | None:
+        """Claim the guest's place on the host's cells; None where it asks for none."""
+        return self.places.claim(guest, MOVE if moving else HERE, operation)
+
+    def held(self, guest: Guest, topology: Primitive | None) -> dict[str, Any]:
+        """Data of a claim for a guest that is here without one: what it takes, and the place that
+        its record tells."""
+        found = self.places.recorded(guest, topology)
+        return {**need(guest), **({"numa": found.to_plain()} if found else {})}
 
     @property
     def address(self) -> str:
@@ -111,7 +137,7 @@ class Tracker:
         memory_used = used["memory_mb"] + self.conf.reserved_host_memory_mb
         return {
             "vcpus": facts.vcpus, "memory_mb": facts.memory_mb, "local_gb": facts.disk_gb,
-            "vcpus_used": used["vcpus"], "memory_mb_used": memory_used,
+            "vcpus_used": used["vcpus"] + used.get("pcpus", 0), "memory_mb_used": memory_used,
             "local_gb_used": used["disk_gb"],
             "free_ram_mb": facts.memory_mb - memory_used,
             "free_disk_gb": facts.disk_gb - used["disk_gb"],
@@ -120,7 +146,7 @@ class Tracker:
             "hypervisor_type": facts.hypervisor_type,
             "hypervisor_version": facts.hypervisor_version,
             "hypervisor_hostname": facts.hypervisor_hostname, "host_ip": facts.host_ip,
-            "cpu_info": json.dumps(dict(facts.cpu_info)), "numa_topology": None,
+            "cpu_info": json.dumps(dict(facts.cpu_info)), "numa_topology": self.places.report(),
             "cpu_allocation_ratio": self.conf.cpu_allocation_ratio,
             "ram_allocation_ratio": self.conf.ram_allocation_ratio,
             "disk_allocation_ratio": self.conf.disk_allocation_ratio,
@@ -134,9 +160,10 @@ class Tracker:
 
     @staticmethod
     def _told(facts: HostFacts) -> dict[str, str]:
-        """What a ComputeNode has no column for: what the scheduler filters machine types by, and
-        where the disks are, which nobody can ask a lost host."""
-        told = {"machine_types": ",".join(facts.machine_types), "storage": facts.storage}
+        """What a ComputeNode has no column for: what the scheduler filters machine types by, where
+        the disks are, which nobody can ask a lost host, and what guests can have here."""
+        told = {"machine_types": ",".join(facts.machine_types), "storage": facts.storage,
+                "traits": ",".join(facts.traits)}
         return {name: text for name, text in told.items() if text}
 
     def report(self, context: Mapping[str, Any], refresh: bool = False) -> bool:

@@ -90,13 +90,15 @@ class ConductorClient:
         """An Instance as the control plane has it now."""
         return self.class_action(
             context, "Instance", "get_by_uuid", uuid,
-            expected_attrs=["info_cache", "metadata", "system_metadata", "flavor", "keypairs"])
+            expected_attrs=["info_cache", "metadata", "system_metadata", "flavor", "keypairs",
+                            "numa_topology"])
 
     def instances(self, context: Context) -> list[Primitive]:
         """All instances of this host, in one call."""
         return objects(self.class_action(
             context, "InstanceList", "get_by_host", self.host,
-            expected_attrs=["info_cache", "metadata", "system_metadata", "flavor"]))
+            expected_attrs=["info_cache", "metadata", "system_metadata", "flavor",
+                            "numa_topology"]))
 
     def deleted_among(self, context: Context, uuids: list[str]) -> set[str]:
         """Which of these guests the control plane positively knows as deleted."""

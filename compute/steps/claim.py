@@ -9,13 +9,27 @@ from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.errors import Refused
 from compute.model import states
-from compute.model.guest import Flavor
+from compute.model.guest import Guest
+from compute.model.numa import Placement
+from compute.resources.places import need, placement_in, to_record
 from compute.rpc.primitives import data
 
 
-def need(flavor: Flavor) -> dict[str, int]:
-    """What a flavor takes: vCPUs, memory in MiB, disk in GiB."""
-    return flavor.need()
+def placement_of(run: Run, guest: Guest) -> Placement | None:
+    """The place that the guest has claimed on this host."""
+    return placement_in(run.world.journal.claims(guest=guest.uuid), guest)
+
+
+def room_of(run: Run, guest: Guest) -> dict[str, Any]:
+    """Data of a claim of room: what the guest takes, and the place that it has claimed before."""
+    held = placement_of(run, guest)
+    return {**need(guest), **({"numa": held.to_plain()} if held is not None else {})}
+
+
+def told_place(run: Run, guest: Guest) -> dict[str, Any]:
+    """Changes of an Instance: its numa_topology, unless there is none and was none."""
+    told = to_record(guest, placement_of(run, guest))
+    return {"numa_topology": told} if told or data(run.instance).get("numa_topology") else {}
 
 
 class Claim(Step):
@@ -31,12 +45,14 @@ class Claim(Step):
         if run.world.journal.claims(kind="domain", guest=run.row.guest):
             raise Refused(f"Guest {run.row.guest} was built on this host already.",
                           now="It was not touched.", code="stale")
-        run.world.inventory.check(run.row.guest, need(run.guest.flavor))
-        return [("resources", run.row.guest, need(run.guest.flavor))]
+        run.world.driver.check_guest(run.guest)
+        run.world.inventory.check_guest(run.guest)
+        return [("resources", run.row.guest, room_of(run, run.guest))]
 
     def do(self, run: Run) -> None:
         world = run.world
-        world.inventory.check(run.row.guest, need(run.guest.flavor))
+        world.inventory.check(run.row.guest, need(run.guest))
+        world.inventory.place(run.guest, run.row.id)
         kept = data(run.instance).get("system_metadata") or {}
         run.save(
             {
@@ -44,6 +60,7 @@ class Claim(Step):
                 "compute_id": world.inventory.compute_id(run.context),
                 "system_metadata": {**kept, "boot_roles": ",".join(run.context.get("roles") or ())},
                 "vm_state": states.BUILDING, "task_state": states.NETWORKING,
+                **told_place(run, run.guest),
             },
             expected_vm_state=[states.BUILDING],
             expected_task_state=[states.NETWORKING] if self.ours_already(run)

@@ -10,6 +10,7 @@ from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Guest
+from compute.steps.claim import placement_of
 from compute.steps.ports import nics_of
 
 
@@ -105,5 +106,5 @@ def remove_disks(run: Run) -> None:
 
 
 def with_nics(run: Run) -> Guest:
-    """The guest with the NICs that this operation allocated."""
-    return replace(run.guest, nics=nics_of(run))
+    """The guest with the NICs that this operation allocated, and its place on this host."""
+    return replace(run.guest, nics=nics_of(run), placement=placement_of(run, run.guest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from compute.engine.run import Run
@@ -45,6 +46,8 @@ class Domain(Step):
         if guest.flavor is NO_FLAVOR:
             raise Failed(f"The control plane gave no flavor for guest {run.row.guest}.",
                          now="Its definition was not changed.", code="bad_request")
+        if guest.placement is None:  # of a guest that was here before places were claimed
+            guest = replace(guest, placement=run.world.inventory.place(guest, run.row.id))
         return dict(run.world.driver.define(
             guest, self.disks(run), guest.nics, generation=generation(run), operation=run.row.id))
 

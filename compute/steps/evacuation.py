@@ -17,7 +17,8 @@ from compute.model import states
 from compute.model.guest import CachedImage, GuestState
 from compute.resources.tracker import MOVE
 from compute.rpc.primitives import data
-from compute.steps.claim import need
+from compute.steps import stays
+from compute.steps.claim import need, room_of, told_place
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, Domain, PowerOn, force_off
 from compute.steps.migration_record import mark
@@ -58,11 +59,14 @@ class EvacuationClaim(Step):
     name = "claim"
 
     def claims(self, run: Run) -> list:
-        run.world.inventory.check(run.row.guest, need(run.guest.flavor))
-        return [("resources", run.row.guest, need(run.guest.flavor))]
+        stays.refuse(run.guest, "be evacuated")
+        run.world.driver.check_guest(run.guest)
+        run.world.inventory.check_guest(run.guest)
+        return [("resources", run.row.guest, room_of(run, run.guest))]
 
     def do(self, run: Run) -> None:
-        run.world.inventory.check(run.row.guest, need(run.guest.flavor))
+        run.world.inventory.check(run.row.guest, need(run.guest))
+        run.world.inventory.place(run.guest, run.row.id)
         publish(run, {"task_state": states.REBUILD_SPAWNING}, TASKS)
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
@@ -215,6 +219,7 @@ class EvacuatedRecord(Step):
             "power_state": power,
             "system_metadata": {**(fields.get("system_metadata") or {}),
                                 GENERATION: str(run.outcome("admission")["generation"])},
+            **told_place(run, run.guest),
         }
         if fields.get("task_state") == states.DELETING:  # which is done here then, as adopted
             del changes["task_state"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from compute.engine.run import Run
@@ -28,7 +28,7 @@ from compute.migration.truth import HERE, Act, End, end_of
 from compute.model import states
 from compute.model.guest import CachedImage, GuestState
 from compute.rpc.primitives import clean, data
-from compute.steps.claim import need
+from compute.steps.claim import need, placement_of, room_of, told_place
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, remove_domain
 from compute.steps.ports import nics_of
@@ -83,8 +83,8 @@ class Lease(Step):
 
     def claims(self, run: Run) -> list:
         if not self.arrived(run):  # what is here cannot be sent away for want of room
-            run.world.inventory.check(run.row.guest, need(run.guest.flavor))
-        return [("resources", run.row.guest, need(run.guest.flavor)),
+            run.world.inventory.check_guest(run.guest)
+        return [("resources", run.row.guest, room_of(run, run.guest)),
                 ("lease", run.row.guest, {"source": source_of(run),
                                           "migration": told(run).get("migration")})]
 
@@ -93,7 +93,8 @@ class Lease(Step):
 
     def do(self, run: Run) -> None:
         if not self.arrived(run):
-            run.world.inventory.check(run.row.guest, need(run.guest.flavor))
+            run.world.inventory.check(run.row.guest, need(run.guest))
+            run.world.inventory.place(run.guest, run.row.id)
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         for kind in ("resources", "lease"):
@@ -148,7 +149,8 @@ class DisksHere(Step):
         base = None
         if any(disk.get("backing_image") for disk in outgoing["disks"]) and not self.shared(run):
             base = CachedImage(**(Image().do(run) or {}))
-        return dict(run.world.driver.prepare_incoming(run.guest, outgoing, base))
+        guest = replace(run.guest, placement=placement_of(run, run.guest))
+        return dict(run.world.driver.prepare_incoming(guest, outgoing, base))
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         must_be_absent(run)
@@ -344,6 +346,7 @@ class RecordHere(Step):
             "host": world.host, "node": world.inventory.node,
             "compute_id": world.inventory.compute_id(run.context), "task_state": None,
             "power_state": found.power_state if found else states.NOSTATE,
+            **told_place(run, run.guest),
         }
         if fields.get("task_state") == states.DELETING:  # which is done here then, as adopted
             del changes["task_state"]

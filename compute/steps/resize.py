@@ -8,8 +8,8 @@ On each host a guest may hold two claims of room: ``resources`` as it is there, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from compute.engine.run import Run
@@ -18,8 +18,9 @@ from compute.errors import Refused
 from compute.model import states, wire
 from compute.model.guest import Flavor, Nic
 from compute.resources.tracker import HERE, MOVE
-from compute.rpc.primitives import Primitive, data, make
-from compute.steps.claim import need
+from compute.rpc.primitives import Primitive, data
+from compute.steps import stays
+from compute.steps.claim import room_of
 from compute.steps.domain import (
     OFF,
     START_SECONDS,
@@ -31,8 +32,10 @@ from compute.steps.domain import (
     remove_domain,
 )
 from compute.steps.migration_record import FOR_EVER, Moving, mark, migration_of, stale
+from compute.steps.move_context import context_of
 from compute.steps.record import publish
-from db.journal import rows
+from db.journal import Claim, rows
+from virt import topology
 
 ASIDE = "aside"  # claim on the directory <uuid>_resize
 
@@ -54,25 +57,14 @@ def same_host(run: Run) -> bool:
 
 def room(flavor: Flavor, run: Run, way: str) -> dict[str, Any]:
     """Data of a claim for a move: sizes, whose, and ``in`` or ``back``."""
-    return {**need(flavor), "migration": migration_of(run).get("uuid"), "way": way}
+    return {**room_of(run, replace(run.guest, flavor=flavor)), "way": way,
+            "migration": migration_of(run).get("uuid")}
 
 
-def context_of(run: Run) -> Primitive:
-    """The MigrationContext of a guest without devices of its own: nothing to choose from."""
-    guest, none = run.row.guest, ()
-
-    def requests() -> Primitive:
-        return make("InstancePCIRequests", {"instance_uuid": guest, "requests": []}, none)
-
-    def devices() -> Primitive:
-        return make("PciDeviceList", {"objects": []}, none)
-
-    return make("MigrationContext", {
-        "instance_uuid": guest, "migration_id": migration_of(run)["id"],
-        "new_numa_topology": None, "old_numa_topology": None,
-        "new_pci_devices": devices(), "old_pci_devices": devices(),
-        "new_pci_requests": requests(), "old_pci_requests": requests(),
-        "new_resources": None, "old_resources": None}, none)
+def holds_way_back(claims: Iterable[Claim]) -> bool:
+    """Whether this host is the one to which a resize can be reverted. What another one still has
+    of a resized guest is of an earlier life of it."""
+    return any(claim.kind in (MOVE, ASIDE) for claim in claims)
 
 
 def without_move(run: Run) -> dict[str, Any]:
@@ -100,6 +92,7 @@ class Room(Step):
 
     def claims(self, run: Run) -> list:
         flavor = self.fits(run)
+        run.world.driver.check_guest(replace(run.guest, flavor=flavor))
         return [(MOVE, run.row.guest, room(flavor, run, "in"))]
 
     def fits(self, run: Run) -> Flavor:
@@ -109,12 +102,15 @@ class Room(Step):
                 ends.get("source_compute") == run.world.host:
             raise Refused(f"Guest {run.row.guest} is on host {run.world.host} already and cannot "
                           "be migrated to it.", now="It was not touched.", code="same_host")
-        run.world.inventory.check(run.row.guest, need(flavor), moving=True)
+        if ends.get("source_compute") != run.world.host:
+            stays.refuse(run.guest, f"move to host {run.world.host}")
+        run.world.inventory.check_guest(replace(run.guest, flavor=flavor), moving=True)
         return flavor
 
     def do(self, run: Run) -> None:
         world = run.world
-        self.fits(run)
+        after = replace(run.guest, flavor=self.fits(run))
+        world.inventory.place(after, run.row.id, moving=True)
         fields = data(run.instance)
         run.save({
             "system_metadata": {**(fields.get("system_metadata") or {}),
@@ -124,7 +120,7 @@ class Room(Step):
         mark(run, "pre-migrating", dest_compute=world.host, dest_node=world.inventory.node,
              dest_compute_id=world.inventory.compute_id(run.context),
              dest_host=world.inventory.address)
-        run.save({"migration_context": context_of(run)},
+        run.save({"migration_context": context_of(run, after)},
                  expected_task_state=[states.RESIZE_PREP])
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
@@ -196,6 +192,10 @@ def why_not_live(run: Run, flavor: Flavor) -> str | None:
         return "it changes its host, or live_resize is off"
     if power(run) != states.RUNNING:
         return "it does not run"
+    if dict(flavor.extra_specs) != dict(before.extra_specs):
+        return "its flavors ask for different hardware"
+    if topology.wish(run.guest) or topology.wish(replace(run.guest, flavor=flavor)):
+        return "its CPUs and memory have a place on the host's NUMA cells"
     if (flavor.root_gb, flavor.ephemeral_gb, flavor.swap_mb) != \
             (before.root_gb, before.ephemeral_gb, before.swap_mb):
         return "its disks change"
@@ -340,10 +340,15 @@ def plugged(run: Run) -> tuple[Nic, ...]:
     return found or run.guest.nics
 
 
-def keep_room(run: Run, flavor: Flavor) -> None:
-    """Claim the guest's former size for the way back."""
-    run.world.journal.claim(MOVE, run.row.guest, run.row.guest, run.row.id,
-                            room(flavor, run, "back"))
+def keep_room(run: Run, flavor: Flavor, here: Mapping[str, Any]) -> None:
+    """Claim the guest's former size for the way back, and its new one as what it has here. Each of
+    its two places is in some claim at every moment."""
+    journal, uuid = run.world.journal, run.row.guest
+    back = room(flavor, run, "back")
+    if "numa" in back:
+        journal.claim(HERE, uuid, uuid, run.row.id, {**here, "spare": back["numa"]})
+    journal.claim(MOVE, uuid, uuid, run.row.id, back)
+    journal.claim(HERE, uuid, uuid, run.row.id, here)
 
 
 class Returned(Step):

@@ -16,7 +16,7 @@ from compute.model import states, wire
 from compute.model.guest import CachedImage, Nic
 from compute.resources.tracker import HERE, MOVE
 from compute.rpc.primitives import data
-from compute.steps.claim import need
+from compute.steps.claim import room_of, told_place
 from compute.steps.disks import remove_disks, with_nics
 from compute.steps.domain import GENERATION, Domain, PowerOn, generation, power, remove_domain
 from compute.steps.handover import hand_over, seen
@@ -252,14 +252,16 @@ class Resized(Step):
 
     def do(self, run: Run) -> dict[str, Any]:
         journal, uuid, fields = run.world.journal, run.row.guest, data(run.instance)
-        journal.claim(HERE, uuid, uuid, run.row.id, need(run.guest.flavor))
+        here = room_of(run, run.guest)
         if same_host(run):
-            keep_room(run, wire.flavor(fields["old_flavor"]))
+            keep_room(run, wire.flavor(fields["old_flavor"]), here)
         else:
+            journal.claim(HERE, uuid, uuid, run.row.id, here)
             journal.release(guest=uuid, kind=MOVE)
         mark(run, "finished")
         changes = {"vm_state": states.RESIZED, "task_state": None,
-                   "power_state": seen_power(run), **machine_and_addresses(run)}
+                   "power_state": seen_power(run), **machine_and_addresses(run),
+                   **told_place(run, run.guest)}
         return {"published": publish(run, changes, [states.RESIZE_FINISH])}
 
 

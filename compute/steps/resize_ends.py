@@ -16,7 +16,7 @@ from compute.errors import Failed, Refused
 from compute.model import states, wire
 from compute.resources.tracker import HERE, MOVE
 from compute.rpc.primitives import data
-from compute.steps.claim import need
+from compute.steps.claim import room_of, told_place
 from compute.steps.disks import remove_disks
 from compute.steps.domain import (
     OFF,
@@ -317,7 +317,7 @@ class BackAgain(Step):
 
     def do(self, run: Run) -> dict[str, Any]:
         journal, uuid = run.world.journal, run.row.guest
-        journal.claim(HERE, uuid, uuid, run.row.id, need(run.guest.flavor))
+        journal.claim(HERE, uuid, uuid, run.row.id, room_of(run, run.guest))
         for kind in (MOVE, ASIDE):
             journal.release(guest=uuid, kind=kind)
         added, forgotten = machine_and_addresses(run), without_move(run)
@@ -325,7 +325,8 @@ class BackAgain(Step):
                 if key != "old_vm_state"}
         seen = seen_power(run)
         changes: Mapping[str, Any] = {
-            **forgotten, **added, "system_metadata": kept, "task_state": None, "power_state": seen,
+            **forgotten, **added, **told_place(run, run.guest), "system_metadata": kept,
+            "task_state": None, "power_state": seen,
             "vm_state": states.STOPPED if seen in OFF else states.ACTIVE,
         }
         published = publish(run, changes, [states.RESIZE_REVERTING])

@@ -400,8 +400,7 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         images={image: kept["status"] for image, kept in world.images.all().items()},
         copies=[p.name for p in (*world.driver._dir(GUEST).glob("disk.cop*"),
                                  *world.driver.place.glob("*_resize"))],
-        killed_again=killed_again)
-        nics=nics.macs(world, GUEST, CONTEXT),
+        nics=nics.macs(world, GUEST, CONTEXT), killed_again=killed_again)
     world.journal.engine.dispose()
     return made
 

@@ -215,6 +215,19 @@ class EvacuationTest(LiveTest):
         self.assertEqual(1, self.one.world.driver.state(guest).generation)
         self.assertTrue(self.one.world.driver.disks(guest))
 
+    def test_a_guest_with_a_tpm_is_not_evacuated(self):
+        """The TPM's state is on the lost host; a guest with a new one could not read its disks."""
+        guest = self.boot()
+        tpm = fakes.flavor(extra_specs={"hw:tpm_version": "2.0"})
+        self.conductor.set(guest, flavor=tpm)
+        self.crash_host()
+        moving = self.evacuate(guest)
+        self.two.at_rest()
+        self.assertEqual("failed", self.conductor.migration_fields(moving)["status"])
+        [row] = self.two.operations(guest, "evacuate")
+        self.assertEqual("tpm_stays", row.error["code"])
+        self.assertEqual([], self.two.world.journal.claims(guest=guest))
+
     def test_no_room(self):
         guest = self.boot()
         self.crash_host()
@@ -268,5 +281,5 @@ def _broken(uuid: str) -> None:
     raise Failed(f"{uuid} does not start.", code="start_failed")
 
 
-def _full(guest, need) -> None:
+def _full(guest, need, moving=False) -> None:
     raise Refused(f"Guest {guest} does not fit.", code="no_room")

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
+from compute.model.numa import Placed, Placement
+from virt import topology
 
 GIB = 2**30
 DIRECTORY = "/var/lib/magnetar/instances/6f1e2d3c-0000-4000-8000-000000000001"
@@ -21,6 +23,7 @@ ROOT = Disk("root", DIRECTORY + "/disk", "qcow2", GIB)
 RAW = replace(ROOT, format="raw")
 EPHEMERAL = Disk("ephemeral", DIRECTORY + "/disk.eph0", "raw", GIB)
 SWAP = Disk("swap", DIRECTORY + "/disk.swap", "raw", GIB)
+NVRAM = Disk("nvram", DIRECTORY + "/nvram.fd", "raw", 540672, "nvram")
 CONFIG = Disk("config", DIRECTORY + "/disk.config", "raw", 1 << 20, "cdrom")
 NIC = Nic(
     id="a1b2c3d4-0000-4000-8000-000000000001",
@@ -48,6 +51,19 @@ def guest(vcpus=1, specs=None, properties=None, **changes):
     flavor = replace(GUEST.flavor, vcpus=vcpus, extra_specs=specs or {})
     image = replace(GUEST.image, properties=properties or {})
     return replace(GUEST, flavor=flavor, image=image, **changes)
+
+
+def placed(subject, **changes):
+    """The guest on the cells 4, 5, … of a host: pinned to 10, 11, …, or floating on 0 to 3."""
+    wish, cells, free = topology.wish(subject), [], iter(range(10, 99))
+    for cell in wish.cells:
+        pins = {cpu: next(free) for cpu in cell.dedicated}
+        loose = () if len(pins) == len(cell.cpus) else (0, 1, 2, 3)
+        page = None if wish.page is None else 4 if wish.page == "small" else wish.page
+        cells.append(Placed(cell, 4 + cell.id, pins, loose, page))
+    return replace(subject, placement=Placement(
+        tuple(cells), wish.policy, wish.threads, wish.emulator, realtime=wish.realtime,
+        locked=wish.locked, **changes))
 
 
 # name -> guest, disks, NICs, options of [libvirt], virt_type, cache mode
@@ -129,6 +145,83 @@ CASES = {
         [ROOT, EPHEMERAL, SWAP], [],
         {"disk_iothreads": 2, "disk_detect_zeroes": False, "cpu_mode": "maximum"},
         "qemu", "none",
+    ),
+    "every-small-wish": (
+        guest(
+            vcpus=4,
+            specs={
+                "hw:boot_menu": "true", "hw:pmu": "false", "hw:virtio_packed_ring": "true",
+                "hw:sound_model": "ich9", "hw:viommu_model": "auto",
+                "hw:maxphysaddr_mode": "emulate", "hw:maxphysaddr_bits": "42",
+                "trait:HW_CPU_X86_AESNI": "required", "trait:HW_CPU_X86_AVX": "forbidden",
+                "quota:vif_inbound_average": "1000", "quota:vif_inbound_peak": "2000",
+                "quota:vif_inbound_burst": "3000", "quota:vif_outbound_average": "1001",
+                "quota:vif_outbound_peak": "2001", "quota:vif_outbound_burst": "3001",
+            },
+            properties={
+                "hw_pointer_model": "usbtablet", "hw_input_bus": "virtio", "hw_time_hpet": "yes",
+            },
+        ),
+        [ROOT, CONFIG], [NIC], {}, "qemu", "none",
+    ),
+    "windows-that-hides-the-hypervisor": (
+        guest(
+            vcpus=2, os_type="windows",
+            properties={"img_hide_hypervisor_id": "true", "hw_input_bus": "usb",
+                        "hw_viommu_model": "intel", "hw_sound_model": "usb",
+                        "hw_time_hpet": "true"},
+        ),
+        [ROOT], [NIC], {}, "kvm", "none",
+    ),
+    "many-scsi-disks": (
+        guest(properties={"hw_disk_bus": "scsi"}),
+        [replace(EPHEMERAL, path=f"{DIRECTORY}/disk.{number}") for number in range(29)],
+        [], {}, "qemu", "none",
+    ),
+    "uefi": (guest(properties={"hw_firmware_type": "uefi"}), [ROOT, NVRAM], [], {}, "kvm", "none"),
+    "secure-boot": (
+        guest(specs={"os:secure_boot": "required"}, properties={"hw_firmware_type": "uefi"}),
+        [ROOT, NVRAM], [], {}, "kvm", "none",
+    ),
+    "stateless-uefi": (
+        guest(properties={"hw_firmware_type": "uefi", "hw_firmware_stateless": "yes"}),
+        [ROOT], [], {}, "qemu", "none",
+    ),
+    "tpm": (
+        guest(specs={"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb"}),
+        [ROOT], [], {}, "qemu", "none",
+    ),
+    "numa": (
+        placed(
+            guest(vcpus=4, specs={
+                "hw:cpu_policy": "dedicated", "hw:numa_nodes": "2", "hw:mem_page_size": "2MB",
+                "hw:emulator_threads_policy": "isolate", "hw:cpu_realtime": "true",
+                "hw:cpu_realtime_mask": "^0", "quota:cpu_shares": "512",
+            }),
+            emulator=(8,), isolated=(8,)),
+        [ROOT], [], {"realtime_scheduler_priority": 7, "live_resize_max_vcpus": 16,
+                     "live_resize_max_memory_mb": 8192}, "kvm", "none",
+    ),
+    "mixed-pins": (
+        placed(guest(vcpus=4, specs={
+            "hw:cpu_policy": "mixed", "hw:cpu_dedicated_mask": "^0-1",
+            "hw:mem_page_size": "small", "hw:locked_memory": "true",
+        })),
+        [ROOT, EPHEMERAL], [], {"disk_iothreads": 2}, "qemu", "none",
+    ),
+    "memory-from-files": (
+        guest(), [ROOT], [], {"file_backed_memory": 4096}, "qemu", "none",
+    ),
+    "sev": (
+        guest(specs={"hw:mem_encryption": "true"},
+              properties={"hw_firmware_type": "uefi", "hw_pointer_model": "usbtablet",
+                          "hw_input_bus": "virtio"}),
+        [ROOT, NVRAM, CONFIG], [NIC], {}, "kvm", "none",
+    ),
+    "sev-es": (
+        guest(specs={"hw:mem_encryption": "true", "hw:mem_encryption_model": "amd-sev-es"},
+              properties={"hw_firmware_type": "uefi", "hw_disk_bus": "scsi"}),
+        [ROOT, NVRAM], [], {}, "kvm", "none",
     ),
     "32-bit": (
         guest(properties={"hw_architecture": "i686", "hw_machine_type": "pc"}),

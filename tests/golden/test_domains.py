@@ -13,7 +13,8 @@ from oslo_config import cfg
 
 from compute import conf as magnetar_conf
 from tests.golden.cases import CASES, DIRECTORY, NETWORKS
-from virt.libvirt import builder, caps, hardware, networks, size
+from virt.libvirt import abilities, builder, caps, hardware, networks, size
+from virt.storage.firmware import Firmware, Wish
 from virt.xml import base
 from virt.xml import metadata as xml_metadata
 from virt.xml import network as xml_network
@@ -23,6 +24,15 @@ HERE = Path(__file__).parent
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 CAPABILITIES = (HERE / "data/capabilities.xml").read_text()
 DOMAIN_CAPABILITIES = (HERE / "data/domcapabilities.xml").read_text()
+FLAGS = abilities.spelled_out((HERE / "data/cpu-flags.xml").read_text())
+CODE, VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
+SECURE = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd"
+UEFI = {
+    Wish(): Firmware(CODE, VARIABLES, 540672, False, False),
+    Wish(secure=True): Firmware(SECURE, VARIABLES, 540672, True, True),
+    Wish(stateless=True): Firmware("/usr/share/OVMF/OVMF.amdsev.fd", None, 0, False, False),
+}
+ABILITIES = abilities.parse(DOMAIN_CAPABILITIES, FLAGS, 9000000, 7002000)
 
 
 def options(overrides):
@@ -42,10 +52,15 @@ def build(case):
     guest, disks, nics, overrides, virt_type, cache = case
     conf = options(overrides)
     decided = hardware.decide(
-        guest, conf, caps.parse(CAPABILITIES), virt_type, caps.cpu_models(DOMAIN_CAPABILITIES)
+        guest, conf, caps.parse(CAPABILITIES), virt_type, ABILITIES.models
     )
+    with fixtures.MonkeyPatch("virt.storage.firmware.find", lambda wish, size=None: UEFI[wish]):
+        abilities.check(guest, decided, ABILITIES)
+    chosen = UEFI[decided.firmware] if decided.firmware else None
     plan = builder.Plan(
-        guest=guest, disks=disks, nics=nics, hardware=decided, options=conf.libvirt, cache=cache,
+        shared_cpus=frozenset((0, 1, 2, 5)) if virt_type == "kvm" else frozenset(),
+        firmware=chosen, guest=guest, disks=disks, nics=nics, hardware=decided,
+        options=conf.libvirt, cache=cache,
         console=DIRECTORY + "/console.log", generation=3, operation="op-7",
     )  # fmt: skip
     return builder.build(plan)
@@ -151,7 +166,9 @@ class TestEveryProperty(GoldenCase):
             build(case)
         parsed = caps.parse(CAPABILITIES)
         self.assertEqual({"x86_64", "i686", "aarch64"}, set(parsed.support))
-        self.assertTrue(caps.cpu_models(DOMAIN_CAPABILITIES)["Nehalem"])
+        found = abilities.parse(DOMAIN_CAPABILITIES, FLAGS, 9000000, 7002000)
+        self.assertTrue(found.models["Nehalem"])
+        self.assertIn("EPYC", abilities.host_model(DOMAIN_CAPABILITIES))
         for network in NETWORKS.values():
             self.assertTrue(networks.document(network).metadata.network.spec)
         xml_network.Host(mac="52:54:00:00:00:01", name="a", ip="10.0.0.5")

@@ -188,7 +188,8 @@ class MoveCase(Repeating):
                 if domain.isActive():
                     domain.destroy()
                 if domain.isPersistent():
-                    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+                    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                                         | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
             except libvirt.libvirtError as error:
                 self.assertEqual(libvirt.VIR_ERR_NO_DOMAIN, error.get_error_code())
             finally:

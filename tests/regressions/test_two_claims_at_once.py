@@ -27,7 +27,7 @@ class TwoClaimsTest(testtools.TestCase):
             runners.append(Runner(Run(world, OPERATIONS["spawn"], row, Signals())))
         check, waiting = world.inventory.check, []
 
-        def together(guest, need):
+        def together(guest, need, moving=False):
             check(guest, need)
             if len(waiting) == 0:  # the other one looks before this one has claimed
                 waiting.append(guest)

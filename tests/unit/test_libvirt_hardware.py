@@ -9,11 +9,11 @@ from oslo_config import cfg
 from compute import conf as magnetar_conf
 from compute.errors import Failed
 from tests.golden.cases import GUEST, guest
-from virt.libvirt import caps, hardware
+from virt.libvirt import abilities, caps, hardware
 
 DATA = Path(__file__).parents[1] / "golden/data"
 CAPS = caps.parse((DATA / "capabilities.xml").read_text())
-MODELS = caps.cpu_models((DATA / "domcapabilities.xml").read_text())
+MODELS = abilities.parse((DATA / "domcapabilities.xml").read_text(), frozenset(), 0, 0).models
 
 
 def decide(subject, virt_type="qemu", **options):
@@ -91,7 +91,19 @@ class TestImageProperties(HardwareCase):
             ("hw_cdrom_bus", "virtio", "scsi, sata, ide"),
             ("hw_scsi_model", "lsilogic", "virtio-scsi"),
             ("hw_vif_model", "tulip", "e1000"),
-            ("hw_firmware_type", "uefi", "bios"),
+            ("hw_firmware_type", "openfirmware", "bios"),
+            ("hw_firmware_stateless", "True", "false"),
+            ("hw_tpm_version", "3", "2.0"),
+            ("hw_tpm_model", "tpm-crb", "hw:tpm_version"),
+            ("hw_tpm_secret_security", "host", "nothing"),
+            ("hw_redirected_usb_ports", "2", "0"),
+            ("hw_input_bus", "ps2", "virtio"),
+            ("hw_sound_model", "adlib", "ich9"),
+            ("hw_usb_model", "uhci", "qemu-xhci"),
+            ("hw_pmu", "often", "true or false"),
+            ("hw_viommu_model", "smmuv3", "intel"),
+            ("hw_maxphysaddr_mode", "emulate", "hw:maxphysaddr_bits"),
+            ("hw_maxphysaddr_bits", "40", "emulate"),
             ("hw_qemu_guest_agent", "perhaps", "true or false"),
             ("hw_rng_model", "egd", "virtio"),
             ("hw_watchdog_action", "explode", "reset"),
@@ -100,10 +112,8 @@ class TestImageProperties(HardwareCase):
             ("hw_vif_multiqueue_enabled", "2", "true or false"),
             ("hw_cpu_sockets", "many", "whole number"),
             ("hw_video_ram", "-1", "whole number"),
-            ("hw_tpm_version", "2.0", "nothing"),
-            ("hw_mem_page_size", "1GB", "small"),
-            ("hw_cpu_policy", "dedicated", "shared"),
-            ("os_secure_boot", "required", "disabled"),
+            ("hw_mem_page_size", "1GB", "nothing"),
+            ("hw_cpu_policy", "exclusive", "shared, dedicated, mixed"),
         ):
             subject = guest(properties={name: value})
             self.refused("image_unacceptable", subject, f"{name}={value}", allowed)
@@ -112,8 +122,8 @@ class TestImageProperties(HardwareCase):
         decide(guest(properties={"hw_cpu_policy": "shared", "hw_mem_encryption": "False"}))
 
     def test_what_an_old_agent_recorded_is_judged_too(self):
-        subject = replace(GUEST, system_metadata={"image_hw_tpm_version": "2.0"})
-        self.refused("image_unacceptable", subject, "hw_tpm_version")
+        subject = replace(GUEST, system_metadata={"image_hw_redirected_usb_ports": "2"})
+        self.refused("image_unacceptable", subject, "hw_redirected_usb_ports")
 
     def test_properties_that_are_no_hardware_do_not_matter(self):
         decide(guest(properties={"os_distro": "debian", "my_own": "\x00<&>"}))
@@ -145,10 +155,10 @@ class TestExtraSpecs(HardwareCase):
             ("hw:cpu_threads", "1.5"),
             ("hw_rng:allowed", "maybe"),
             ("hw_rng:rate_bytes", "\u0661"),
-            ("hw:cpu_policy", "dedicated"),
-            ("hw:numa_nodes", "2"),
+            ("hw:cpu_policy", "exclusive"),
+            ("hw:numa_nodes", "none"),
             ("pci_passthrough:alias", "gpu:1"),
-            ("hw:mem_page_size", "large"),
+            ("hw:mem_page_size", "huge"),
         ):
             self.refused("flavor_unacceptable", guest(specs={name: value}), f"{name}={value}")
 

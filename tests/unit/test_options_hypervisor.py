@@ -9,6 +9,7 @@ import types
 import fixtures
 import testtools
 
+from compute.model.guest import HostFacts
 from tests.golden.cases import GUEST, ROOT
 from tests.golden.test_domains import CAPABILITIES, build, options
 from tests.unit.storage_support import StorageTest, make_conf, make_guest
@@ -58,6 +59,15 @@ class HostTest(testtools.TestCase):
                 epoch=1, ask=lambda name, *args: answers[name]))
             facts = driver.host_facts()
             self.assertEqual((wanted, "the-id"), (facts.host_ip, facts.storage))
+
+    def test_file_backed_memory(self):
+        """It is what the host then offers instead of its RAM."""
+        told = HostFacts("h", "QEMU", 1, 2, 4096, 10, 10)
+        for size, wanted in ((0, 4096), (65536, 65536)):
+            driver = self.driver(file_backed_memory=size)
+            driver.host = types.SimpleNamespace(
+                facts=lambda *args: told, known_abilities=lambda kind: None)
+            self.assertEqual(wanted, driver.host_facts().memory_mb)
 
     def test_keepalive_count(self):
         kept = []

@@ -7,6 +7,7 @@ from dataclasses import replace
 import testtools
 
 from compute.model import states
+from compute.model.numa import GuestCell, Placed, Placement
 from compute.recovery.invariants import STUCK_SECONDS, check
 from compute.recovery.observe import Observation
 from db.journal import rows
@@ -43,6 +44,19 @@ class InvariantTest(testtools.TestCase):
                               (states.SUSPENDED, domain(states.SHUTDOWN, saved=True))):
             facts = well(domain=fact(dom), record=fact(record(vm_state)))
             self.assertEqual([], self.rules(facts))
+
+    def test_no_cpu_is_two_guests_own(self):
+        def on(uuid, cpu):
+            cell = GuestCell(0, (0,), 64, (0,))
+            place = Placement((Placed(cell, 0, {0: cpu}),), "dedicated").to_plain()
+            claims = tuple(Claim(kind, uuid, uuid, "op", {"numa": place} if kind == "resources"
+                                 else {}, 1.0) for kind in ALL)
+            return replace(well(), uuid=uuid, claims=claims)
+
+        for cpu, wanted in ((3, [("places", "host cpus 3 are its own ")]), (4, [])):
+            seen = Observation(1000.0, {UUID: on(UUID, 3), "other": on("other", cpu)}, (), ())
+            found = [(each.rule, each.what.lower()[:24]) for each in check(seen)]
+            self.assertEqual([(rule, what[:24]) for rule, what in wanted], found)
 
     def test_every_operation_ends(self):
         waiting = operation(state=rows.NEEDS_OPERATOR, updated=999.0,

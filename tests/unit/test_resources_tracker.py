@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 
 import fixtures
 import testtools
 
-from compute.errors import Refused
-from compute.model.guest import Flavor
+from compute.errors import Failed, Refused
+from compute.model.guest import Flavor, Guest
 from compute.resources.tracker import Tracker, new_record
-from compute.rpc.primitives import changes, data, patch
+from compute.rpc.primitives import changes, data, name, patch
 from compute.steps.claim import need
 from tests import fakes
 
 GUEST, OTHER = "aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002"
 SMALL = {"vcpus": 1, "memory_mb": 64, "disk_gb": 1}
+
+
+def a_guest(flavor, uuid=GUEST):
+    """A guest of a flavor."""
+    return Guest(uuid, "g", "g", "g", flavor)
 
 
 class Saver:
@@ -53,7 +59,8 @@ class TrackerTest(testtools.TestCase):
         return error.what
 
     def test_limits_are_the_totals_less_what_is_reserved_times_the_ratio(self):
-        self.assertEqual({"vcpus": 6.0, "memory_mb": 768.0, "disk_gb": 8.0}, self.tracker.limits())
+        self.assertEqual({"vcpus": 6.0, "pcpus": 0, "memory_mb": 768.0, "disk_gb": 8.0},
+                         self.tracker.limits())
 
     def test_what_fits_to_the_last_bit_fits(self):
         self.tracker.check(GUEST, {"vcpus": 6, "memory_mb": 768, "disk_gb": 8})
@@ -76,9 +83,46 @@ class TrackerTest(testtools.TestCase):
         self.tracker.check(GUEST, {**SMALL, "memory_mb": 700})
         self.assertRaises(Refused, self.tracker.check, OTHER, {**SMALL, "memory_mb": 700})
 
+    def test_packing_host_numa_cells_allocation_strategy(self):
+        """Guests are spread over the host's cells, or fill one before the next."""
+        self.conf.compute.cpu_dedicated_set = "0-3"
+        pinned = Flavor("f", 1, 64, extra_specs={"hw:cpu_policy": "dedicated"})
+        for packing, cells in ((False, 2), (True, 1)):
+            self.conf.compute.packing_host_numa_cells_allocation_strategy = packing
+            found = [self.tracker.place(a_guest(pinned, uuid=uuid), "op")
+                     for uuid in (GUEST, OTHER)]
+            self.assertEqual(cells, len({each.cells[0].host for each in found}))
+            for uuid in (GUEST, OTHER):
+                self.journal.release(guest=uuid)
+
+    def test_sets_that_cannot_be_read_are_named(self):
+        self.conf.compute.cpu_dedicated_set = "all"
+        error = self.assertRaises(Failed, self.tracker.limits)
+        self.assertIn("[compute] cpu_dedicated_set = all", error.what)
+
+    def test_dedicated_cpus_are_no_shared_ones(self):
+        self.conf.compute.cpu_dedicated_set, self.conf.compute.cpu_shared_set = "2-3", "0-2"
+        limits = self.tracker.limits()
+        self.assertEqual((2.0, 2), (limits["vcpus"], limits["pcpus"]))  # one is reserved
+        pinned = Flavor("f", 2, 64, extra_specs={"hw:cpu_policy": "mixed",
+                                                 "hw:cpu_dedicated_mask": "1"})
+        found = need(a_guest(pinned))
+        self.assertEqual((1, 1), (found["vcpus"], found["pcpus"]))
+
+    def test_the_hosts_cells_are_told_in_novas_words(self):
+        told = json.loads(self.tracker.fields()["numa_topology"])
+        self.assertEqual(("NUMATopology", "1.2"), (name(told), told["nova_object.version"]))
+        first, second = (data(cell) for cell in data(told)["cells"])
+        self.assertEqual(([0, 1], [], [2, 3]), (first["cpuset"], first["pcpuset"],
+                                                second["cpuset"]))
+        self.assertEqual([[0, 1]], first["siblings"])
+        self.assertEqual({4: 512 * 256, 2048: 0},
+                         {data(each)["size_kb"]: data(each)["total"]
+                          for each in first["mempages"]})
+
     def test_what_a_flavor_needs(self):
         flavor = Flavor("f", 2, 128, root_gb=3, ephemeral_gb=4, swap_mb=1025)
-        self.assertEqual({"vcpus": 2, "memory_mb": 128, "disk_gb": 9}, need(flavor))
+        self.assertEqual({"vcpus": 2, "memory_mb": 128, "disk_gb": 9}, need(a_guest(flavor)))
 
     def test_the_record_of_a_new_host(self):
         record = new_record(self.tracker, "node-uuid", 7)

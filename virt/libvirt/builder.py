@@ -9,19 +9,23 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model import guest as model
-from virt.libvirt import metadata, quota
+from virt.libvirt import boot, extras, metadata, placed, quota, sev, tpm
 from virt.libvirt.hardware import Hardware
+from virt.storage.firmware import KIND as NVRAM
+from virt.storage.firmware import Firmware
 from virt.xml import chardev, controller, cpu, device, disk, display, features, interface, system
 from virt.xml.domain import Devices, Domain
 
 PREFIX = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd", "usb": "sd"}
-IDE_UNITS = 4
+# Disks on a bus: as many as there are letters, units of virtio-scsi, channels of IDE.
+LIMITS = {"virtio": 26, "scsi": 256, "sata": 26, "ide": 4, "usb": 26}
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a domain is built from. ``cache`` is the cache mode for disks of type file;
-    ``console`` the path of the console log."""
+    ``console`` the path of the console log, ``firmware`` what this host has of the wished kind,
+    ``shared_cpus`` those of guests that have no place of their own (empty: all)."""
 
     guest: model.Guest
     disks: Sequence[model.Disk]
@@ -32,6 +36,13 @@ class Plan:
     console: str
     generation: int
     operation: str
+    firmware: Firmware | None = None
+    shared_cpus: frozenset[int] = frozenset()
+
+    @property
+    def drives(self) -> list[model.Disk]:
+        """The disks that the guest sees as such."""
+        return [disk for disk in self.disks if disk.role != NVRAM]
 
 
 def build(plan: Plan) -> Domain:
@@ -85,7 +96,7 @@ def machine_features(domain: Domain, plan: Plan) -> None:
     if hardware.windows and hardware.virt_type == "kvm":
         found.hyperv = features.HyperV(
             relaxed=True, vapic=True, spinlocks=True, retries=8191, vpindex=True, runtime=True,
-            synic=True, stimer=True, reset=True, frequencies=True,
+            synic=True, stimer=True, reset=True, frequencies=True, tlbflush=True, ipi=True,
         )  # fmt: skip
     if hardware.virt_type == "qemu" and plan.options.tb_cache_size:
         found.tb_cache, found.tb_cache_unit = plan.options.tb_cache_size, "MiB"
@@ -105,9 +116,15 @@ def processor(domain: Domain, plan: Plan) -> None:
         made.match, made.model, made.fallback = "exact", hardware.cpu_model, "forbid"
     if hardware.cpu_mode in ("host-model", "host-passthrough", "maximum"):
         made.check = "none" if hardware.virt_type == "qemu" else "partial"
-    for flag in plan.options.cpu_model_extra_flags if hardware.cpu_mode else ():
+    wanted: dict[str, str] = {}
+    for flag in plan.options.cpu_model_extra_flags:
         policy = "disable" if flag.startswith("-") else "require"
-        made.add(cpu.CPUFeature(policy=policy, name=flag.lstrip("+-").lower()))
+        wanted[flag.lstrip("+-").lower()] = policy
+    for name, there in hardware.flags:
+        wanted[name] = "require" if there else "disable"
+    if hardware.cpu_mode:
+        made.features = [cpu.CPUFeature(policy=policy, name=name)
+                         for name, policy in wanted.items()]
     domain.cpu = made
 
 
@@ -138,22 +155,19 @@ def buses(domain: Domain, plan: Plan) -> None:
         for index in range(1, options.num_pcie_ports + 1):
             port = controller.Controller(type="pci", index=index, model="pcie-root-port")
             domain.devices.add(port)
-    if "scsi" in {_bus(plan, drive) for drive in plan.disks}:
+    if "scsi" in {_bus(plan, drive) for drive in plan.drives}:
         made = controller.Controller(type="scsi", index=0, model=hardware.scsi_model)
         if hardware.disk_bus == "scsi":  # not for a cdrom alone
             made.queues = hardware.disk_queues if hardware.disk_queues > 1 else None
             made.iothread = 1 if options.disk_iothreads else None
         domain.devices.add(made)
-    usb = hardware.pointer == "usbtablet" or "usb" in {drive.bus for drive in plan.disks}
-    model = "qemu-xhci" if usb else "none"
-    domain.devices.add(controller.Controller(type="usb", index=0, model=model))
 
 
 def disks(domain: Domain, plan: Plan) -> None:
     used: dict[str, int] = {}
     virtio = 0
-    boots = "rescue" if "rescue" in {drive.role for drive in plan.disks} else "root"
-    for drive in plan.disks:
+    boots = "rescue" if "rescue" in {drive.role for drive in plan.drives} else "root"
+    for drive in plan.drives:
         bus = _bus(plan, drive)
         made = disk.Disk(
             type="file", device=drive.device, driver="qemu", format=drive.format,
@@ -166,6 +180,8 @@ def disks(domain: Domain, plan: Plan) -> None:
         if bus == "virtio":
             _spread(made, plan, virtio)
             virtio += 1
+        if bus == "scsi":
+            _place(made, used)
         if drive.role == boots:
             made.boot_order = 1
         domain.devices.add(made)
@@ -184,11 +200,20 @@ def _bus(plan: Plan, drive: model.Disk) -> str:
     return drive.bus or usual
 
 
+def _place(made: disk.Disk, used: dict[str, int]) -> None:
+    """One unit after the other on one controller. libvirt itself would begin another controller,
+    of another model, after seven."""
+    unit = used.get("units", 0)
+    used["units"] = unit + 1
+    made.address_type, made.controller, made.address_bus = "drive", 0, 0
+    made.address_target, made.unit = 0, unit
+
+
 def _target(used: dict[str, int], bus: str) -> str:
     """The next free name on a bus: vda, vdb, …; the buses named sd share one row of letters."""
     prefix = PREFIX[bus]
     index = used.get(prefix, 0)
-    if bus == "ide" and index >= IDE_UNITS or index >= len(string.ascii_lowercase):
+    if index >= LIMITS[bus]:
         raise Failed(
             f"The guest has more than {index} disks on the bus {bus}.",
             now="The guest was not defined; nothing was changed.",
@@ -196,7 +221,9 @@ def _target(used: dict[str, int], bus: str) -> str:
             code="image_unacceptable",
         )
     used[prefix] = index + 1
-    return prefix + string.ascii_lowercase[index]
+    letters, rest = string.ascii_lowercase, index // len(string.ascii_lowercase)
+    first = letters[rest - 1] if rest else ""
+    return prefix + first + letters[index % len(letters)]
 
 
 def _tune(made: disk.Disk, plan: Plan) -> None:
@@ -219,10 +246,12 @@ def _spread(made: disk.Disk, plan: Plan, index: int) -> None:
 
 def nics(domain: Domain, plan: Plan) -> None:
     for nic in plan.nics:
-        domain.devices.add(network_interface(nic, plan.hardware, plan.options))
+        domain.devices.add(
+            network_interface(nic, plan.guest.flavor, plan.hardware, plan.options))
 
 
-def network_interface(nic: model.Nic, hardware: Hardware, options: Any) -> interface.Interface:
+def network_interface(nic: model.Nic, flavor: model.Flavor, hardware: Hardware,
+                      options: Any) -> interface.Interface:
     """A NIC, for a whole domain or for one that gets it while it runs."""
     made = interface.Interface(
         type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
@@ -233,6 +262,7 @@ def network_interface(nic: model.Nic, hardware: Hardware, options: Any) -> inter
         made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
         made.rx_queue_size = options.rx_queue_size
         made.tx_queue_size = options.tx_queue_size
+    made.bandwidth = quota.bandwidth(flavor)
     return made
 
 
@@ -257,8 +287,6 @@ def screen(domain: Domain, plan: Plan) -> None:
             made.address = options.vnc_listen
         domain.devices.add(made)
     domain.devices.add(display.Video(model=hardware.video, vram=hardware.vram))
-    if hardware.pointer == "usbtablet":
-        domain.devices.add(display.Input(type="tablet", bus="usb"))
 
 
 def randomness(domain: Domain, plan: Plan) -> None:
@@ -301,4 +329,10 @@ CONFIGURATORS: tuple[Callable[[Domain, Plan], None], ...] = (
     randomness,
     balloon,
     watchdog,
+    *extras.CONFIGURATORS,
+    boot.uefi,
+    placed.back_by_files,
+    placed.add,
+    tpm.add,
+    sev.encrypt,
 )

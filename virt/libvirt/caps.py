@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from compute.errors import Failed
-from virt.xml.capabilities import Capabilities, DomainCapabilities
+from compute.model.numa import HostCell, parse_set
+from virt.xml.capabilities import Capabilities
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class HostCaps:
     cpu_info: Mapping
     support: Mapping[str, Support] = field(default_factory=dict)
     uuid: str = ""
+    cells: tuple[HostCell, ...] = ()
 
     def native(self) -> Support:
         """What the host offers for its own architecture. Raises Failed if that is nothing."""
@@ -64,7 +67,20 @@ def parse(text: str) -> HostCaps:
     support = {
         guest.arch.name: _support(guest.arch) for guest in caps.guests if guest.os_type == "hvm"
     }
-    return HostCaps(cpu.arch, info, support, caps.host.uuid or "")
+    listed = cells.cells.listed if cells is not None and cells.cells is not None else []
+    return HostCaps(cpu.arch, info, support, caps.host.uuid or "",
+                    tuple(_cell(cell) for cell in listed))
+
+
+def _cell(told: Any) -> HostCell:
+    cpus = told.cpus.listed if told.cpus is not None else []
+    siblings = {parse_set(cpu.siblings) for cpu in cpus if cpu.siblings}
+    return HostCell(
+        id=told.id, cpus=frozenset(cpu.id for cpu in cpus),
+        siblings=tuple(sorted(siblings, key=sorted)), memory_mb=(told.memory or 0) // 1024,
+        pages={page.size: page.count for page in told.pages},
+        socket=cpus[0].socket if cpus else None,
+    )  # fmt: skip
 
 
 def _support(arch) -> Support:
@@ -92,15 +108,3 @@ def machine_type(support: Support, wanted: str) -> str:
             code="image_unacceptable",
         )
     return versioned
-
-
-def cpu_models(text: str) -> dict[str, bool]:
-    """Models for a custom CPU in a domain capabilities document, and which can run here."""
-    document = DomainCapabilities.parse(text)
-    modes = document.cpu.modes if document.cpu is not None else []
-    return {
-        model.name: bool(model.usable)
-        for mode in modes
-        if mode.name == "custom"
-        for model in mode.models
-    }

@@ -278,6 +278,8 @@ def _clocks(here: float, there: float) -> Check:
 
 def _movable(domain: Domain) -> Check:
     found = [device.words for device in hotplug.immovable(domain)]
+    if domain.launch_security is not None:
+        found.append("memory that is encrypted for this host alone (SEV)")
     if not found:
         return Check("devices", True, "all can move")
     return Check("devices", False, ", ".join(found), "Detach them first, or move the guest cold.")

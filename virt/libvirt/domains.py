@@ -20,7 +20,7 @@ UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # it is one of the guest's disks, and goes with them
 )
 CONFIRM_AT_ONCE = 10
 SLOW = 4  # times the usual deadline: QEMU starts and ends in its own time

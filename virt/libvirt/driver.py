@@ -15,6 +15,7 @@ from oslo_log import log
 
 from compute.errors import MagnetarError, NeedsOperator
 from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
+from compute.model.numa import cpu_sets
 from virt.libvirt import host as this_host
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from virt.libvirt.consoles import Consoles
     from virt.libvirt.hardware import Hardware
     from virt.libvirt.nics import DomainNics
+    from virt.xml.domain import Domain
 
 LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
@@ -106,10 +108,19 @@ class LibvirtDriver(Movable, Tended):
 
     def host_facts(self) -> HostFacts:
         """As the protocol says; while KVM is still being proven, virt_type is ``auto`` and KVM
-        is not among what is supported."""
+        is not among what is supported. Traits are told once they are known, which a start does not
+        wait for."""
         address = self.conf.my_ip
         virt_type = self._virt_type.known(PATIENCE) or "auto"
         facts = self.host.facts(virt_type, self.conf.disk.instances_path, address)
+        known = self.host.known_abilities(virt_type)
+        if known is not None:  # else they are still being found out, and told the next time
+            from virt.libvirt import traits
+
+            found = traits.found(self.conf, virt_type, self.host.caps(), known)
+            facts = replace(facts, traits=found)
+        if self.conf.libvirt.file_backed_memory:  # guests get none of the host's RAM then
+            facts = replace(facts, memory_mb=self.conf.libvirt.file_backed_memory)
         with suppress(MagnetarError):  # a full or broken disk is for others to tell
             facts = replace(facts, storage=self.store.storage_id())
         return facts
@@ -130,7 +141,7 @@ class LibvirtDriver(Movable, Tended):
         from virt.libvirt import builder  # noqa: F401 - the import itself takes a while
 
         try:
-            self.host.cpu_models(self.virt_type())
+            self.host.abilities(self.virt_type())
         except MagnetarError as error:
             LOG.info("The host is not known yet, the first guest will ask again: %s", error)
 
@@ -161,27 +172,51 @@ class LibvirtDriver(Movable, Tended):
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
         generation: int, operation: str,
     ) -> Mapping[str, str]:
-        from virt.libvirt import builder  # not needed to start
-
         decided = self.hardware_of(guest)
-        domain = builder.build(
-            builder.Plan(
-                guest=guest, disks=tuple(disks), nics=tuple(nics), hardware=decided,
-                options=self.conf.libvirt, cache=self._cache_mode(),
-                console=self._console(guest.uuid), generation=generation, operation=operation,
-            )  # fmt: skip
-        )
+        domain = self._built(guest, decided, tuple(disks), tuple(nics), generation, operation)
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
         return decided.recorded()
 
+    def check_guest(self, guest: Guest) -> None:
+        self._built(guest, self.hardware_of(guest), (), guest.nics, 0, "")
+
     def hardware_of(self, guest: Guest) -> Hardware:
-        """What hardware a guest gets here. Raises Failed."""
-        from virt.libvirt import hardware
+        """What hardware the guest gets. Raises Failed for what nobody can do, Refused (host_unfit)
+        for what this host has not."""
+        from virt.libvirt import abilities, hardware, traits  # not needed to start
 
         virt_type = self.virt_type()
-        return hardware.decide(
-            guest, self.conf, self.host.caps(), virt_type, self.host.cpu_models(virt_type)
+        host = self.host.abilities(virt_type)
+        decided = hardware.decide(guest, self.conf, self.host.caps(), virt_type, host.models)
+        abilities.check(guest, decided, host)
+        traits.refuse(guest, traits.found(self.conf, virt_type, self.host.caps(), host))
+        return decided
+
+    def _built(
+        self, guest: Guest, decided: Hardware, disks: tuple[Disk, ...], nics: tuple[Nic, ...],
+        generation: int, operation: str,
+    ) -> Domain:
+        from virt.libvirt import builder
+        from virt.storage import firmware
+
+        uefi = decided.firmware
+        kept = next((disk.size for disk in disks if disk.role == firmware.KIND), None)
+        return builder.build(
+            builder.Plan(
+                guest=guest, disks=disks, nics=nics, hardware=decided,
+                options=self.conf.libvirt, cache=self._cache_mode(),
+                console=self._console(guest.uuid), generation=generation, operation=operation,
+                firmware=firmware.required(uefi, kept) if uefi else None,
+                shared_cpus=self._shared_cpus(),
+            )  # fmt: skip
         )
+
+    def _shared_cpus(self) -> frozenset[int]:
+        """The CPUs of guests without a place of their own; empty for all that there are."""
+        options = self.conf.compute
+        if not (options.cpu_shared_set or options.cpu_dedicated_set):
+            return frozenset()
+        return cpu_sets(options, self.host.caps().cells)[0]
 
     def undefine(self, uuid: str) -> None:
         self.domains.undefine(uuid)
@@ -208,7 +243,8 @@ class LibvirtDriver(Movable, Tended):
     def attach_nic(self, guest: Guest, nic: Nic) -> None:
         from virt.libvirt import builder
 
-        made = builder.network_interface(nic, self.hardware_of(guest), self.conf.libvirt)
+        made = builder.network_interface(
+            nic, guest.flavor, self.hardware_of(guest), self.conf.libvirt)
         self.domain_nics.attach(guest.uuid, nic, made.to_xml())
 
     def detach_nic(self, uuid: str, nic: Nic) -> None:

@@ -9,47 +9,38 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-from oslo_utils import strutils
+from typing import Any
 
 from compute.errors import Failed
 from compute.model.guest import Guest
+from compute.model.numa import Wish
+from virt import topology
+from virt.libvirt import boot, extras, flags, sev, tpm
 from virt.libvirt.caps import HostCaps, Support, machine_type
+from virt.storage import firmware
+from virt.wishes import Wishes, lacking, refuse
 
 DISK_BUSES = ("virtio", "scsi", "sata", "ide")
 CDROM_BUSES = ("scsi", "sata", "ide")
 SCSI_MODELS = ("virtio-scsi",)
 VIF_MODELS = ("virtio", "e1000", "e1000e", "rtl8139", "ne2k_pci", "pcnet")
-VIDEO_MODELS = ("virtio", "vga", "cirrus", "bochs", "none")
+VIDEO_MODELS = ("virtio", "vga", "cirrus", "bochs", "vmvga", "qxl", "none")
 WATCHDOG_ACTIONS = ("disabled", "none", "reset", "poweroff", "pause")
 POINTERS = ("ps2mouse", "usbtablet")
-ARCHITECTURES = ("x86_64", "i686")  # others have no BIOS, and UEFI is not there yet
+ARCHITECTURES = ("x86_64", "i686")  # others have no BIOS
 DEFAULT_MACHINE = "q35"
 EMULATED_CPU = "Nehalem"  # x86-64-v2: what distributions ask for, and fixed for good
 
 # Asked for in a flavor or image, these change the guest in ways that this release cannot provide.
 # Each with the values that ask for nothing special.
 NOT_YET: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("hw[:_]cpu_policy", ("shared",)),
-    ("hw[:_]cpu_thread_policy", ("prefer",)),
-    ("hw[:_]emulator_threads_policy", ("share",)),
-    ("hw[:_]cpu_realtime", ("no", "false")),
-    ("hw[:_]mem_page_size", ("small", "any")),
-    ("hw[:_]locked_memory", ("no", "false")),
-    ("hw[:_]mem_encryption", ("no", "false")),
-    ("hw[:_]numa_nodes", ()),
-    ("hw[:_]tpm_version", ()),
+    ("hw[:_]tpm_secret_security", ()),
     ("hw[:_]pmem", ()),
     ("hw[:_]pci_numa_affinity_policy", ("legacy", "preferred")),
     ("pci_passthrough:alias", ()),
     ("accel:device_profile", ()),
     ("resources:VGPU", ()),
-    ("hw_viommu_model", ("none",)),
-    ("hw:viommu_model", ("none",)),
-    ("os_secure_boot", ("disabled", "optional")),
-    ("os:secure_boot", ("disabled", "optional")),
-    ("hw_boot_menu", ("no", "false")),
+    ("hw[:_]redirected_usb_ports", ("0",)),
 )
 
 
@@ -57,7 +48,8 @@ NOT_YET: tuple[tuple[str, tuple[str, ...]], ...] = (
 class Hardware:
     """The decision. ``vram`` KiB, ``rng_rate`` (bytes, milliseconds) or None; ``cpu_model`` only
     with mode custom; ``scsi`` says whether any disk sits on the SCSI bus. ``most_vcpus`` and
-    ``most_memory_mb`` are what the guest may grow to while it runs."""
+    ``most_memory_mb`` are what the guest may grow to while it runs; ``flags`` are CPU flags that it
+    has to have (True) or must not have."""
 
     arch: str
     virt_type: str
@@ -84,6 +76,11 @@ class Hardware:
     windows: bool
     most_vcpus: int
     most_memory_mb: int
+    flags: tuple[tuple[str, bool], ...] = ()
+    extras: extras.Extras = extras.Extras()
+    firmware: firmware.Wish | None = None
+    tpm: tpm.TPM | None = None
+    encryption: str | None = None
 
     def recorded(self) -> dict[str, str]:
         """What has to stay so for the guest's life, as image properties."""
@@ -97,60 +94,7 @@ class Hardware:
         }
         if "scsi" in (self.disk_bus, self.cdrom_bus):
             record["hw_scsi_model"] = self.scsi_model
-        return record
-
-
-def _refuse(source: str, name: str, value: Any, allowed: str) -> NoReturn:
-    place = "The image property" if source == "image" else "The flavor's extra spec"
-    raise Failed(
-        f"{place} {name}={value} cannot be used here.",
-        now="The guest was not defined; nothing was changed.",
-        next=f"Set it to {allowed}, or remove it.",
-        code=f"{source}_unacceptable",
-    )
-
-
-class _Wishes:
-    """Reads a guest's image properties and its flavor's extra specs, with refusals."""
-
-    def __init__(self, guest: Guest):
-        self.guest, self.specs = guest, guest.flavor.extra_specs
-
-    def word(self, name: str, allowed: tuple[str, ...], default: str) -> str:
-        """An image property that has to be one of ``allowed``."""
-        value = self.guest.prop(name)
-        if value is None:
-            return default
-        if value not in allowed:
-            _refuse("image", name, value, "one of " + ", ".join(allowed))
-        return value
-
-    def spec(self, name: str, allowed: tuple[str, ...]) -> str | None:
-        """An extra spec that has to be one of ``allowed``."""
-        value = self.specs.get(name)
-        if value is not None and value not in allowed:
-            _refuse("flavor", name, value, "one of " + ", ".join(allowed))
-        return value
-
-    def switch(self, source: str, name: str) -> bool | None:
-        """A yes or no, None when not said."""
-        value = self.guest.prop(name) if source == "image" else self.specs.get(name)
-        if value is None:
-            return None
-        try:
-            return strutils.bool_from_string(value, strict=True)
-        except ValueError:
-            _refuse(source, name, value, "true or false")
-
-    def number(self, source: str, name: str) -> int | None:
-        """A whole number above zero, None when not said."""
-        value = self.guest.prop(name) if source == "image" else self.specs.get(name)
-        if value is None:
-            return None
-        text = str(value).strip()
-        if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
-            _refuse(source, name, value, "a whole number above 0")
-        return int(text)
+        return {**record, **boot.recorded(self.firmware)}
 
 
 def decide(
@@ -163,7 +107,7 @@ def decide(
     :raises Failed: with code ``image_unacceptable`` or ``flavor_unacceptable``, naming the
         property, its value and what is allowed.
     """
-    wishes, options = _Wishes(guest), conf.libvirt
+    wishes, options = Wishes(guest), conf.libvirt
     _refuse_what_is_not_there_yet(guest)
     support = _support(guest, caps)
     if virt_type not in support.types:
@@ -173,11 +117,17 @@ def decide(
     vcpus = guest.flavor.vcpus
     most = support.machines[machine]
     if most and vcpus > most:
-        _refuse("flavor", "vcpus", vcpus, f"at most {most}, which is what {machine} takes")
-    wishes.word("hw_firmware_type", ("bios",), "bios")
+        refuse("flavor", "vcpus", vcpus, f"at most {most}, which is what {machine} takes")
     disk_bus, cdrom_bus = _buses(wishes, pcie)
+    uefi = firmware.wish(guest)
+    if uefi and not (pcie and support.arch == firmware.ARCH):
+        refuse("image", "hw_firmware_type", "uefi", f"bios on {support.arch} {machine}")
     cpu_mode, cpu_model = _cpu(options, virt_type, cpu_models)
-    most_vcpus, shape = _growth(wishes, vcpus, most, options.live_resize_max_vcpus)
+    wish = topology.wish(guest)
+    _refuse_files(wish, options)
+    grows = wish is None  # memory and CPUs of a place are the flavor's, no more
+    most_vcpus, shape = _growth(
+        wishes, vcpus, most, options.live_resize_max_vcpus if grows else vcpus)
     sockets, cores, threads = shape
     queues = min(vcpus, options.max_queues)
     return Hardware(
@@ -195,7 +145,10 @@ def decide(
         cpu_mode=cpu_mode, cpu_model=cpu_model,
         sockets=sockets, cores=cores, threads=threads,
         windows=(guest.os_type or guest.prop("os_type", "")) == "windows",
-        most_vcpus=most_vcpus, most_memory_mb=_most_memory(guest, options),
+        most_vcpus=most_vcpus,
+        most_memory_mb=_most_memory(guest, options) if grows else guest.flavor.memory_mb,
+        flags=flags.wanted(guest), extras=extras.decide(wishes, pcie), firmware=uefi,
+        tpm=tpm.decide(wishes), encryption=sev.decide(wishes, uefi),
     )  # fmt: skip
 
 
@@ -213,14 +166,23 @@ def _refuse_what_is_not_there_yet(guest: Guest) -> None:
             for pattern, harmless in NOT_YET:
                 if fnmatch.fnmatchcase(name, pattern) and str(value).lower() not in harmless:
                     allowed = " or ".join(harmless) or "nothing"
-                    _refuse(source, name, value, f"{allowed} (this release has no more)")
+                    refuse(source, name, value, f"{allowed} (this release has no more)")
+
+
+def _refuse_files(wish: Wish | None, options: Any) -> None:
+    """Memory from files is neither huge pages nor locked."""
+    if options.file_backed_memory and wish is not None and (
+            wish.locked or wish.page not in (None, "small", "any")):
+        raise lacking(
+            "This host takes guests' memory from files ([libvirt] file_backed_memory), which are "
+            "neither huge pages nor locked.", "Choose another host.")
 
 
 def _support(guest: Guest, caps: HostCaps) -> Support:
     wanted = guest.prop("hw_architecture") or caps.arch
     offered = [arch for arch in ARCHITECTURES if arch in caps.support]
     if wanted not in offered:
-        _refuse("image", "hw_architecture", wanted, "one of " + ", ".join(offered))
+        refuse("image", "hw_architecture", wanted, "one of " + ", ".join(offered))
     return caps.support[wanted]
 
 
@@ -229,13 +191,13 @@ def _machine(guest: Guest, options: Any, support: Support) -> str:
     return machine_type(support, wanted or DEFAULT_MACHINE)
 
 
-def _buses(wishes: _Wishes, pcie: bool) -> tuple[str, str]:
+def _buses(wishes: Wishes, pcie: bool) -> tuple[str, str]:
     disk = wishes.word("hw_disk_bus", DISK_BUSES, "virtio")
     # Not sata with PCIe: many a small cloud kernel is built without AHCI.
     cdrom = wishes.word("hw_cdrom_bus", CDROM_BUSES, "scsi" if pcie else "ide")
     for name, bus in (("hw_disk_bus", disk), ("hw_cdrom_bus", cdrom)):
         if pcie and bus == "ide":
-            _refuse("image", name, bus, "scsi or sata (this machine type has no IDE)")
+            refuse("image", name, bus, "scsi or sata (this machine type has no IDE)")
     return disk, cdrom
 
 
@@ -261,7 +223,7 @@ def _cpu(options: Any, virt_type: str, models: Mapping[str, bool]) -> tuple[str,
     return "custom", usable[-1]
 
 
-def _topology(wishes: _Wishes, vcpus: int) -> tuple[int, int, int]:
+def _topology(wishes: Wishes, vcpus: int) -> tuple[int, int, int]:
     """Sockets, cores and threads. What is not fixed becomes sockets, as far as limits allow."""
     fixed: dict[str, int | None] = {}
     most: dict[str, int | None] = {}
@@ -282,13 +244,13 @@ def _topology(wishes: _Wishes, vcpus: int) -> tuple[int, int, int]:
     if not fits:
         asked = [f"{part} {number}" for part, number in fixed.items() if number]
         asked += [f"at most {number} {part}" for part, number in most.items() if number]
-        _refuse("flavor", "hw:cpu_sockets/cores/threads", ", ".join(asked),
+        refuse("flavor", "hw:cpu_sockets/cores/threads", ", ".join(asked),
                 f"numbers whose product is {vcpus} vCPUs")  # fmt: skip
     return max(fits)
 
 
 def _growth(
-    wishes: _Wishes, vcpus: int, machine_most: int, wanted: int
+    wishes: Wishes, vcpus: int, machine_most: int, wanted: int
 ) -> tuple[int, tuple[int, int, int]]:
     """The vCPUs that a guest may grow to, and their topology. A guest does not grow where flavor
     or image say of the topology what only fits its own number."""
@@ -320,25 +282,25 @@ def _shapes(vcpus: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def _multiqueue(wishes: _Wishes, options: Any) -> bool:
+def _multiqueue(wishes: Wishes, options: Any) -> bool:
     flavor = wishes.switch("flavor", "hw:vif_multiqueue_enabled")
     image = wishes.switch("image", "hw_vif_multiqueue_enabled")
     if flavor is not None and image is not None and flavor != image:
-        _refuse("image", "hw_vif_multiqueue_enabled", image, f"{flavor}, as the flavor says")
+        refuse("image", "hw_vif_multiqueue_enabled", image, f"{flavor}, as the flavor says")
     return _either(flavor, _either(image, options.vif_multiqueue))
 
 
-def _screen(wishes: _Wishes, options: Any) -> dict[str, Any]:
+def _screen(wishes: Wishes, options: Any) -> dict[str, Any]:
     video = wishes.word("hw_video_model", VIDEO_MODELS, "virtio" if options.vnc else "none")
     vram = wishes.number("image", "hw_video_ram")
     most = wishes.number("flavor", "hw_video:ram_max_mb")
     if vram and (most is None or vram > most):
-        _refuse("image", "hw_video_ram", vram,
+        refuse("image", "hw_video_ram", vram,
                 f"at most the flavor's hw_video:ram_max_mb ({most or 'not set'})")  # fmt: skip
     return {"video": video, "vram": vram * 1024 if vram else None}
 
 
-def _rng(wishes: _Wishes) -> dict[str, Any]:
+def _rng(wishes: Wishes) -> dict[str, Any]:
     allowed = _either(wishes.switch("flavor", "hw_rng:allowed"), True)
     wishes.word("hw_rng_model", ("virtio",), "virtio")
     amount = wishes.number("flavor", "hw_rng:rate_bytes")
@@ -346,7 +308,7 @@ def _rng(wishes: _Wishes) -> dict[str, Any]:
     return {"rng": allowed, "rng_rate": (amount, period) if amount else None}
 
 
-def _watchdog(wishes: _Wishes) -> str:
+def _watchdog(wishes: Wishes) -> str:
     """The image's word goes before the flavor's, as in Nova; 'disabled' for no watchdog."""
     flavor = wishes.spec("hw:watchdog_action", WATCHDOG_ACTIONS)
     return wishes.word("hw_watchdog_action", WATCHDOG_ACTIONS, flavor or "disabled")

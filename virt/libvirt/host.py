@@ -10,13 +10,16 @@ import tempfile
 from typing import Any
 
 import libvirt
+from oslo_log import log
 
-from compute.errors import Unknown
+from compute.errors import Failed, Refused, Unknown
 from compute.model.guest import HostFacts
-from virt.libvirt import caps
-from virt.libvirt.caps import HostCaps
+from virt.libvirt import abilities, caps
+from virt.libvirt.abilities import Abilities
+from virt.libvirt.caps import HostCaps, Support
 from virt.libvirt.connection import Connection
 
+LOG = log.getLogger(__name__)
 HVM = "hvm"
 
 
@@ -26,7 +29,7 @@ class Host:
     def __init__(self, connection: Connection):
         self._connection = connection
         self._cached: tuple[int, HostCaps] | None = None
-        self._models: dict[tuple[int, str], dict[str, bool]] = {}
+        self._abilities: dict[tuple[int, str], Abilities] = {}
 
     def caps(self) -> HostCaps:
         """The host's capabilities, read once for each connection; again while libvirt offers no
@@ -40,17 +43,44 @@ class Host:
             self._cached = (epoch, found)
         return self._cached[1]
 
-    def cpu_models(self, virt_type: str) -> dict[str, bool]:
-        """CPU models for cpu_mode=custom, and whether each can run here. Raises Unknown."""
+    def abilities(self, virt_type: str) -> Abilities:
+        """What guests can have here, asked once for each connection. Raises Unknown."""
         key = (self._connection.epoch, virt_type)
-        if key not in self._models:
+        if key not in self._abilities:
+            ask, connect = self._connection.ask, libvirt.virConnect
             support = self.caps().native()
-            text = self._connection.ask(
-                "read_domain_capabilities", libvirt.virConnect.getDomainCapabilities,
+            text = ask(
+                "read_domain_capabilities", connect.getDomainCapabilities,
                 support.emulator, support.arch, None, virt_type,
             )  # fmt: skip
-            self._models = {key: caps.cpu_models(text)}
-        return self._models[key]
+            found = abilities.parse(
+                text, self._flags(support, virt_type, text),
+                ask("read_libvirt_version", connect.getLibVersion),
+                ask("read_hypervisor_version", connect.getVersion),
+            )  # fmt: skip
+            self._abilities = {key: found}
+        return self._abilities[key]
+
+    def known_abilities(self, virt_type: str) -> Abilities | None:
+        """The same if they are known already; asks nothing."""
+        return self._abilities.get((self._connection.epoch, virt_type))
+
+    def _flags(self, support: Support, virt_type: str, text: str) -> frozenset[str]:
+        """The CPU flags that guests can have: those of host-model, spelled out by libvirt; empty
+        where it cannot tell, so that nothing is promised."""
+        model = abilities.host_model(text)
+        if model is None:
+            return frozenset()
+        try:
+            spelled = self._connection.ask(
+                "spell_out_cpu", libvirt.virConnect.baselineHypervisorCPU, support.emulator,
+                support.arch, None, virt_type, [model],
+                libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES,
+            )  # fmt: skip
+        except (Failed, Refused) as error:
+            LOG.info("libvirt does not tell the CPU flags of guests: %s", error)
+            return frozenset()
+        return abilities.spelled_out(spelled)
 
     def facts(self, virt_type: str, instances_path: str, host_ip: str | None) -> HostFacts:
         """The host as the control plane wants to know it, in six calls. Raises Unknown."""
@@ -72,6 +102,7 @@ class Host:
             host_ip=host_ip or local_address(),
             virt_type=virt_type,
             cpu_info=host.cpu_info,
+            cells=host.cells,
             supported=_supported(host, virt_type),
             machine_types=tuple(sorted({m for s in host.support.values() for m in s.machines})),
         )

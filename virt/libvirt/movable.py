@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import libvirt
 
+from compute.errors import MagnetarError, Unknown
 from compute.model.guest import CachedImage, CopyState, Disk, Flavor, Guest
 from compute.model.move import Check, JobSample, MovePlan
+from compute.model.numa import format_set
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
 from virt.libvirt.host import Host
@@ -37,6 +39,8 @@ class Movable(Stored):
     sleep: Sleep
     moves: Moves
     certificates: Certificates
+    check_guest: Callable[[Guest], None]
+    _shared_cpus: Callable[[], frozenset[int]]
 
     # What reads whole definitions is only loaded when it is needed: a start does without.
     @cached_property
@@ -156,18 +160,34 @@ class Movable(Stored):
     def check_incoming(self, guest: Guest, outgoing: Mapping[str, Any]) -> tuple[Check, ...]:
         return (
             *self.checks.incoming(guest, outgoing),
+            self._fitness(guest),
             *self.store.check_incoming_disks(guest, outgoing),
         )
+
+    def _fitness(self, guest: Guest) -> Check:
+        """Whether this host has what the guest's hardware needs."""
+        try:
+            self.check_guest(guest)
+        except Unknown:
+            raise
+        except MagnetarError as error:
+            return Check("hardware", False, error.what.rstrip("."), error.next)
+        return Check("hardware", True, "everything that its flavor and image ask for is here")
 
     def prepare_incoming(self, guest: Guest, outgoing: Mapping[str, Any],
                          base: CachedImage | None) -> Mapping[str, Any]:  # fmt: skip
         from virt.libvirt import rewrite
+        from virt.storage import firmware
 
         made = dict(self.store.prepare_incoming(guest, outgoing, base))
         self._prepare_console(guest.uuid)
+        uefi = firmware.wish(guest)
+        sizes = [disk["size"] for disk in outgoing["disks"] if disk["role"] == firmware.KIND]
+        loader = firmware.required(uefi, *sizes[:1]).loader if uefi else None
         told = rewrite.describe(
             made.pop("paths"), self._console(guest.uuid), self.conf.libvirt.vnc_listen,
-            guest.nics, made["shared"], self._cache_mode(),
+            guest.nics, made["shared"], self._cache_mode(), loader, guest.placement,
+            format_set(self._shared_cpus()), self.conf.libvirt.realtime_scheduler_priority,
         )  # fmt: skip
         return {**self.facts.incoming(), **made, "rewrite": told}
 

@@ -6,6 +6,7 @@ from compute.errors import Failed
 from compute.model.guest import Flavor
 from virt.xml.cpu import CPUTune
 from virt.xml.disk import Disk
+from virt.xml.interface import Bandwidth
 
 CPU = {"cpu_shares": "shares", "cpu_period": "period", "cpu_quota": "quota"}
 DISK = {
@@ -16,6 +17,9 @@ DISK = {
     "disk_read_iops_sec": "read_iops_sec",
     "disk_write_iops_sec": "write_iops_sec",
 }
+
+NIC = {f"vif_{way}bound_{what}": f"{way}_{what}"
+       for way in ("in", "out") for what in ("average", "peak", "burst")}  # fmt: skip
 
 
 def _number(flavor: Flavor, name: str) -> int | None:
@@ -53,3 +57,18 @@ def limit_disk(disk: Disk, flavor: Flavor) -> None:
             )
     for prop, value in values.items():
         setattr(disk, prop, value)
+
+
+def bandwidth(flavor: Flavor) -> Bandwidth | None:
+    """Limits of each NIC in KiB/s, as the host's traffic control keeps them; None when the flavor
+    names none. A peak or burst is nothing without its average."""
+    values = {prop: _number(flavor, name) for name, prop in NIC.items()}
+    for way in ("in", "out"):
+        if not values[f"{way}_average"] and (values[f"{way}_peak"] or values[f"{way}_burst"]):
+            raise Failed(
+                f"The flavor sets a peak or burst without quota:vif_{way}bound_average.",
+                now="The guest was not defined; nothing was changed.",
+                next=f"Set quota:vif_{way}bound_average as well, or remove the others.",
+                code="flavor_unacceptable",
+            )
+    return Bandwidth(**values) if any(values.values()) else None

@@ -14,6 +14,9 @@ from typing import Any
 
 from compute.model.guest import Nic
 from compute.model.move import MovePlan
+from compute.model.numa import Placement
+from virt.libvirt import placed
+from virt.storage.firmware import KIND as NVRAM
 from virt.xml.chardev import CharDevice
 from virt.xml.domain import Domain
 from virt.xml.interface import InterfaceSource
@@ -27,7 +30,8 @@ class Rewrite:
     """The destination's values. ``disks`` are paths by target (``vda``), ``cache`` how disks that
     get another path are cached there, ``console`` the path of the console log, ``listen`` the
     address for screens (empty: a unix socket; None: as it is), ``nics`` what each MAC is attached
-    to there."""
+    to there, ``loader`` the path of the firmware there,
+    ``placement`` the guest's place there or else ``shared_cpus`` (None: as it is, empty: all)."""
 
     generation: int
     operation: str
@@ -36,6 +40,10 @@ class Rewrite:
     listen: str | None = None
     nics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cache: str | None = None
+    loader: str | None = None
+    placement: Placement | None = None
+    shared_cpus: str | None = None
+    priority: int = 1
 
     @classmethod
     def of(cls, plan: MovePlan) -> Rewrite:
@@ -45,12 +53,16 @@ class Rewrite:
             plan.generation, plan.operation, dict(told.get("disks") or {}), told.get("console"),
             told.get("listen"),
             {nic["mac"].lower(): nic for nic in told.get("nics") or ()}, told.get("cache"),
+            told.get("loader"),
+            Placement.from_plain(told["placement"]) if told.get("placement") else None,
+            told.get("shared_cpus"), told.get("priority") or 1,
         )  # fmt: skip
 
 
 def describe(
     disks: Mapping[str, str], console: str, listen: str, nics: tuple[Nic, ...], shared: bool,
-    cache: str,
+    cache: str, loader: str | None = None, placement: Placement | None = None,
+    shared_cpus: str = "", priority: int = 1,
 ) -> dict[str, Any]:
     """A destination's values as plain data; ``shared`` is whether both hosts see the disks."""
     return {
@@ -59,6 +71,10 @@ def describe(
         "listen": listen,
         "shared": shared,
         "cache": cache,
+        "loader": loader,
+        "placement": placement.to_plain() if placement else None,
+        "shared_cpus": shared_cpus,
+        "priority": priority,
         "nics": [
             {"mac": nic.mac, "kind": nic.kind, "source": nic.source, "tap": nic.tap,
              "mtu": nic.mtu}
@@ -93,6 +109,23 @@ def disks(domain: Domain, wanted: Rewrite) -> None:
             disk.cache = wanted.cache or disk.cache
             if disk.io == "native" and disk.cache not in UNCACHED:
                 disk.io = "threads"
+
+
+def firmware(domain: Domain, wanted: Rewrite) -> None:
+    """The destination's copy of the firmware, and of the guest's variables in its directory."""
+    if domain.os is None or domain.os.loader is None:
+        return
+    domain.os.loader = wanted.loader or domain.os.loader
+    if domain.os.nvram is not None:
+        domain.os.nvram = wanted.disks.get(NVRAM) or domain.os.nvram
+
+
+def place(domain: Domain, wanted: Rewrite) -> None:
+    """The destination's CPUs and cells; a guest that has no place runs on its shared CPUs."""
+    if wanted.placement is not None:
+        placed.bind(domain, wanted.placement, wanted.priority)
+    elif wanted.shared_cpus is not None:
+        domain.vcpu_cpus = wanted.shared_cpus or None
 
 
 def console_log(domain: Domain, wanted: Rewrite) -> None:
@@ -130,6 +163,8 @@ def interfaces(domain: Domain, wanted: Rewrite) -> None:
 PARTS: tuple[Callable[[Domain, Rewrite], None], ...] = (
     ownership,
     disks,
+    firmware,
+    place,
     console_log,
     screens,
     interfaces,

@@ -11,7 +11,7 @@ from virt.storage import command, files, making
 from virt.storage.dirs import Dirs
 from virt.storage.making import GIB
 
-ROLES = ("root", "ephemeral", "swap", "config")  # as the guest sees them
+ROLES = ("root", "ephemeral", "swap", "config", "nvram")  # as the guest sees them
 SWAP = "disk.swap"
 
 

@@ -21,7 +21,7 @@ from virt.storage import command, console, files, making
 from virt.storage.cache import Cache
 from virt.storage.console import BEFORE, CONSOLE
 from virt.storage.dirs import RECORD, Dirs, Record, parse
-from virt.storage.outgoing import CARRIED, unpack
+from virt.storage.outgoing import CARRIED, CARRIED_DEVICES, unpack
 from virt.storage.shared import storage_id
 
 MARKER = "incoming.json"
@@ -47,7 +47,7 @@ class Incoming:
         for disk in outgoing["disks"]:
             if disk.get("backing_image"):
                 checks.append(self._check_base(disk))
-            if disk["device"] == "cdrom" and not disk.get("content"):
+            if disk["device"] in CARRIED_DEVICES and not disk.get("content"):
                 checks.append(
                     Check("config drive", False,
                           f"{disk['size']} bytes, of which {CARRIED} can go along, compressed",
@@ -157,7 +157,7 @@ class Incoming:
             return
         part = files.part_name(disk.path)
         try:
-            if disk.device == "cdrom":
+            if disk.device in CARRIED_DEVICES:
                 files.write(part, _unpacked(told))
             elif disk.format == "raw":
                 making.make_empty(part, disk.size)

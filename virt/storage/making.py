@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Disk, Guest
-from virt.storage import command, configdrive, dirs, files
+from virt.storage import command, configdrive, dirs, files, firmware
 
 GIB = 1024**3
 MIB = 1024**2
@@ -56,8 +56,13 @@ class Maker:
         if flavor.swap_mb:
             size = flavor.swap_mb * MIB
             plans.append(Plan("swap", "disk.swap", "raw", size, partial(self._make_swap, size)))
-        drive = self._plan_drive(guest, secrets, "disk.config")
-        return [*plans, drive] if drive else plans
+        if drive := self._plan_drive(guest, secrets, "disk.config"):
+            plans.append(drive)
+        if (uefi := firmware.wish(guest)) is not None and not uefi.stateless:
+            found = firmware.required(uefi)
+            plans.append(Plan(firmware.KIND, firmware.FILE, "raw", found.size,
+                              partial(_make_variables, found), firmware.KIND))  # fmt: skip
+        return plans
 
     def plan_rescue(
         self, guest: Guest, base: CachedImage, secrets: Mapping[str, Any]
@@ -115,7 +120,7 @@ class Maker:
             if os.path.exists(disk.path):
                 continue
             plan = next((each for each in plans if each.role == disk.role), None)
-            if plan is None or disk.role in ("root", "ephemeral"):
+            if plan is None or disk.role in ("root", "ephemeral", firmware.KIND):
                 raise missing(uuid, disk)
             self.create(os.path.dirname(disk.path), plan, None)
         return recorded
@@ -139,6 +144,11 @@ class Maker:
     def _make_swap(self, size: int, path: str) -> None:
         make_empty(path, size)
         command.run(("mkswap", path), self._conf.disk.command_timeout)
+
+
+def _make_variables(found: firmware.Firmware, path: str) -> None:
+    """A guest's own copy of its firmware's variables, as they are before a first boot."""
+    files.copy(str(found.template), path)
 
 
 def make_empty(path: str, size: int) -> None:

@@ -16,9 +16,11 @@ from compute.model.guest import Disk
 from virt.storage import console, files, making
 from virt.storage.console import CONSOLE
 from virt.storage.dirs import Dirs, Record
+from virt.storage.firmware import KIND
 from virt.storage.shared import storage_id
 
 CARRIED = 8 * 1024 * 1024  # characters of a packed config drive that go along in a message
+CARRIED_DEVICES = ("cdrom", KIND)  # small files, which libvirt copies none of
 UNPACKED = 64 * 1024 * 1024  # bytes: no config drive is larger
 
 
@@ -63,7 +65,7 @@ class Outgoing:
         base = record.base if disk.role == "root" else ""
         told: dict[str, Any] = {
             "role": disk.role,
-            "target": targets.get(disk.path, ""),
+            "target": KIND if disk.role == KIND else targets.get(disk.path, ""),
             "path": disk.path,
             "format": disk.format,
             "size": _virtual_size(disk),
@@ -72,7 +74,7 @@ class Outgoing:
             "backing_image": record.image_id if base else None,
             "backing_allocated": _allocated(os.path.join(self._images, base)) if base else 0,
         }
-        if disk.device == "cdrom":
+        if disk.device in CARRIED_DEVICES:
             told["content"] = _packed(disk.path)
         return told
 
@@ -89,7 +91,8 @@ def _targets(disks: Iterable[Disk]) -> dict[str, str]:
     """Names of a guest with virtio disks and an IDE cdrom, in the builder's order."""
     kinds = {"disk": iter("abcdefghijklmnopqrstuvwxyz"), "cdrom": iter("abcd")}
     prefix = {"disk": "vd", "cdrom": "hd"}
-    return {disk.path: prefix[disk.device] + next(kinds[disk.device]) for disk in disks}
+    return {disk.path: prefix[disk.device] + next(kinds[disk.device]) for disk in disks
+            if disk.device in kinds}
 
 
 def _virtual_size(disk: Disk) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Disk, Guest, Image
-from virt.storage import cache, dirs, files, making
+from virt.storage import cache, dirs, files, firmware, making
 
 RECORD = "rescue.json"
 SUFFIX = ".rescue"
@@ -108,4 +108,4 @@ def ordered(system: Disk, own: Iterable[Disk], drive: Disk | None,
     kept = [drive if disk.role == "config" and drive else disk for disk in own]
     if stable:
         return (*kept, system)
-    return (system, *(disk for disk in kept if disk.role in ("root", "config")))
+    return (system, *(disk for disk in kept if disk.role in ("root", "config", firmware.KIND)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virt.xml.base import INT, YES_NO, Child, Children, Element, Prop
-from virt.xml.cpu import Topology
+from virt.xml.cpu import CPUFeature, Topology
 
 
 class HostFeature(Element):
@@ -20,11 +20,42 @@ class HostCPU(Element):
     features = Children(HostFeature)
 
 
+class CellPages(Element):
+    """How many pages of one size a cell has; ``size`` in KiB."""
+
+    tag = "pages"
+    size = Prop("@size", INT)
+    count = Prop(".", INT)
+
+
+class CellCPU(Element):
+    tag = "cpu"
+    id = Prop("@id", INT)
+    socket = Prop("@socket_id", INT)
+    siblings = Prop("@siblings")
+
+
+class CellCPUs(Element):
+    tag = "cpus"
+    listed = Children(CellCPU)
+
+
+class HostCell(Element):
+    """One NUMA cell; ``memory`` in KiB."""
+
+    tag = "cell"
+    id = Prop("@id", INT)
+    memory = Prop("memory", INT)
+    pages = Children(CellPages)
+    cpus = Child(CellCPUs)
+
+
 class Cells(Element):
     """The host's NUMA cells."""
 
     tag = "cells"
     count = Prop("@num", INT)
+    listed = Children(HostCell)
 
 
 class HostTopology(Element):
@@ -84,9 +115,12 @@ class UsableModel(Element):
 
 
 class CPUMode(Element):
+    """For host-model: the model and the flags that this host adds to it."""
+
     tag = "mode"
     name = Prop("@name")
     models = Children(UsableModel)
+    features = Children(CPUFeature)
 
 
 class GuestCPU(Element):
@@ -94,6 +128,62 @@ class GuestCPU(Element):
     modes = Children(CPUMode)
 
 
+class Choice(Element):
+    tag = "value"
+    name = Prop(".")
+
+
+class Choices(Element):
+    """What an attribute or element of a domain may be here."""
+
+    tag = "enum"
+    name = Prop("@name")
+    values = Children(Choice)
+
+
+class DeviceSupport(Element):
+    """One kind of device."""
+
+    supported = Prop("@supported", YES_NO)
+    choices = Children(Choices)
+
+    def among(self, name: str) -> frozenset[str]:
+        """The values of one attribute; empty where the device is not supported at all."""
+        if not self.supported:
+            return frozenset()
+        return frozenset(value.name for each in self.choices if each.name == name
+                         for value in each.values)
+
+
+class VideoSupport(DeviceSupport):
+    tag = "video"
+
+
+class TPMSupport(DeviceSupport):
+    tag = "tpm"
+
+
+class DevicesSupport(Element):
+    tag = "devices"
+    video = Child(VideoSupport)
+    tpm = Child(TPMSupport)
+
+
+class SEVSupport(Element):
+    """AMD's encryption of memory; ``most_es`` guests at once with encrypted registers."""
+
+    tag = "sev"
+    supported = Prop("@supported", YES_NO)
+    most_es = Prop("maxESGuests", INT)
+
+
+class FeaturesSupport(Element):
+    tag = "features"
+    sev = Child(SEVSupport)
+
+
 class DomainCapabilities(Element):
     tag = "domainCapabilities"
     cpu = Child(GuestCPU)
+    devices = Child(DevicesSupport)
+    features = Child(FeaturesSupport)

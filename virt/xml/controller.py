@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virt.xml.base import INT, Element, Prop
+from virt.xml.base import INT, ON_OFF, Element, Prop
 
 
 class Controller(Element):
@@ -12,3 +12,4 @@ class Controller(Element):
     model = Prop("@model")
     queues = Prop("driver@queues", INT)
     iothread = Prop("driver@iothread", INT)
+    iommu = Prop("driver@iommu", ON_OFF)

@@ -21,6 +21,23 @@ class CPUFeature(Element):
     name = Prop("@name")
 
 
+class GuestCell(Element):
+    """One NUMA cell of the guest; ``memory`` in KiB, ``access`` shared lets other processes map
+    it."""
+
+    tag = "cell"
+    id = Prop("@id", INT)
+    cpus = Prop("@cpus")
+    memory = Prop("@memory", INT)
+    unit = Prop("@unit")
+    access = Prop("@memAccess")
+
+
+class GuestCells(Element):
+    tag = "numa"
+    cells = Children(GuestCell)
+
+
 class CPU(Element):
     tag = "cpu"
     mode = Prop("@mode")
@@ -29,13 +46,44 @@ class CPU(Element):
     model = Prop("model")
     fallback = Prop("model@fallback")
     topology = Child(Topology)
+    address_mode = Prop("maxphysaddr@mode")
+    address_bits = Prop("maxphysaddr@bits", INT)
     features = Children(CPUFeature)
+    numa = Child(GuestCells)
+
+
+class CPUPin(Element):
+    """Host CPUs on which one vCPU runs."""
+
+    tag = "vcpupin"
+    vcpu = Prop("@vcpu", INT)
+    cpus = Prop("@cpuset")
+
+
+class IOThreadPin(Element):
+    tag = "iothreadpin"
+    iothread = Prop("@iothread", INT)
+    cpus = Prop("@cpuset")
+
+
+class CPUSchedule(Element):
+    """The kernel's scheduler for some vCPUs."""
+
+    tag = "vcpusched"
+    vcpus = Prop("@vcpus")
+    scheduler = Prop("@scheduler")
+    priority = Prop("@priority", INT)
 
 
 class CPUTune(Element):
-    """Weight and limit of the guest's CPU time, in cgroup units and microseconds."""
+    """Weight and limit of the guest's CPU time, in cgroup units and microseconds, and where it
+    runs."""
 
     tag = "cputune"
     shares = Prop("shares", INT)
     period = Prop("period", INT)
     quota = Prop("quota", INT)
+    pins = Children(CPUPin)
+    emulator = Prop("emulatorpin@cpuset")
+    iothread_pins = Children(IOThreadPin)
+    schedules = Children(CPUSchedule)

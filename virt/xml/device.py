@@ -1,4 +1,4 @@
-"""Small devices: random numbers, balloon, watchdog, panic."""
+"""Small devices: random numbers, balloon, watchdog, panic, sound, TPM, IOMMU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class RNG(Element):
     period = Prop("rate@period", INT)
     backend = Prop("backend@model")
     source = Prop("backend")
+    iommu = Prop("driver@iommu", ON_OFF)
 
 
 class Balloon(Element):
@@ -24,6 +25,7 @@ class Balloon(Element):
     autodeflate = Prop("@autodeflate", ON_OFF)
     free_page_reporting = Prop("@freePageReporting", ON_OFF)
     period = Prop("stats@period", INT)
+    iommu = Prop("driver@iommu", ON_OFF)
 
 
 class Watchdog(Element):
@@ -37,3 +39,28 @@ class Panic(Element):
 
     tag = "panic"
     model = Prop("@model")
+
+
+class Sound(Element):
+    tag = "sound"
+    model = Prop("@model")
+
+
+class TPM(Element):
+    """A TPM; its backend is a process of swtpm that libvirt starts."""
+
+    tag = "tpm"
+    model = Prop("@model")
+    backend = Prop("backend@type")
+    version = Prop("backend@version")
+
+
+class IOMMU(Element):
+    """Lets the guest keep its devices apart."""
+
+    tag = "iommu"
+    model = Prop("@model")
+    intremap = Prop("driver@intremap", ON_OFF)
+    caching_mode = Prop("driver@caching_mode", ON_OFF)
+    eim = Prop("driver@eim", ON_OFF)
+    iotlb = Prop("driver@iotlb", ON_OFF)

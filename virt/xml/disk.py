@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virt.xml.base import INT, Element, Flag, Prop
+from virt.xml.base import INT, ON_OFF, Element, Flag, Prop
 
 
 class Disk(Element):
@@ -19,6 +19,8 @@ class Disk(Element):
     detect_zeroes = Prop("driver@detect_zeroes")
     queues = Prop("driver@queues", INT)
     iothread = Prop("driver@iothread", INT)
+    packed = Prop("driver@packed", ON_OFF)
+    iommu = Prop("driver@iommu", ON_OFF)
     source = Prop("source@file")
     backing_store = Flag("backingStore")  # the chain below it, which libvirt finds by itself
     target = Prop("target@dev")
@@ -31,3 +33,8 @@ class Disk(Element):
     write_iops_sec = Prop("iotune/write_iops_sec", INT)
     readonly = Flag("readonly")
     boot_order = Prop("boot@order", INT)
+    address_type = Prop("address@type")  # on the SCSI bus, where libvirt's own end at unit 6
+    controller = Prop("address@controller", INT)
+    address_bus = Prop("address@bus", INT)
+    address_target = Prop("address@target", INT)
+    unit = Prop("address@unit", INT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virt.xml.base import INT, YES_NO, Element, Prop
+from virt.xml.base import INT, ON_OFF, YES_NO, Element, Prop
 
 
 class Graphics(Element):
@@ -25,9 +25,11 @@ class Video(Element):
     tag = "video"
     model = Prop("model@type")
     vram = Prop("model@vram", INT)
+    iommu = Prop("driver@iommu", ON_OFF)
 
 
 class Input(Element):
     tag = "input"
     type = Prop("@type")
     bus = Prop("@bus")
+    iommu = Prop("driver@iommu", ON_OFF)

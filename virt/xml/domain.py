@@ -6,11 +6,12 @@ from virt.xml.base import INT, Child, Children, Element, Prop
 from virt.xml.chardev import Channel, Console, Serial
 from virt.xml.controller import Controller
 from virt.xml.cpu import CPU, CPUTune
-from virt.xml.device import RNG, Balloon, Panic, Watchdog
+from virt.xml.device import IOMMU, RNG, TPM, Balloon, Panic, Sound, Watchdog
 from virt.xml.disk import Disk
 from virt.xml.display import Graphics, Input, Video
 from virt.xml.features import PM, Clock, Features
 from virt.xml.interface import Interface
+from virt.xml.memory import LaunchSecurity, MemoryBacking, NUMATune
 from virt.xml.metadata import Metadata
 from virt.xml.system import OS, Sysinfo
 
@@ -24,12 +25,15 @@ class Devices(Element):
     consoles = Children(Console)
     channels = Children(Channel)
     inputs = Children(Input)
+    tpms = Children(TPM)
     graphics = Children(Graphics)
+    sounds = Children(Sound)
     videos = Children(Video)
     watchdogs = Children(Watchdog)
     rngs = Children(RNG)
     balloons = Children(Balloon)
     panics = Children(Panic)
+    iommus = Children(IOMMU)
 
 
 class Domain(Element):
@@ -45,10 +49,13 @@ class Domain(Element):
     memory_unit = Prop("memory@unit")
     memory_now = Prop("currentMemory", INT)
     memory_now_unit = Prop("currentMemory@unit")
+    memory_backing = Child(MemoryBacking)
     vcpus = Prop("vcpu", INT)
+    vcpu_cpus = Prop("vcpu@cpuset")  # host CPUs of vCPUs that are pinned nowhere
     vcpus_online = Prop("vcpu@current", INT)
     iothreads = Prop("iothreads", INT)
     cputune = Child(CPUTune)
+    numatune = Child(NUMATune)
     sysinfo = Child(Sysinfo)
     os = Child(OS)
     features = Child(Features)
@@ -59,3 +66,4 @@ class Domain(Element):
     on_crash = Prop("on_crash")
     pm = Child(PM)
     devices = Child(Devices)
+    launch_security = Child(LaunchSecurity)

@@ -18,7 +18,11 @@ class HyperV(Element):
     synic = Prop("synic@state", ON_OFF)
     stimer = Prop("stimer@state", ON_OFF)
     reset = Prop("reset@state", ON_OFF)
+    vendor_spoofed = Prop("vendor_id@state", ON_OFF)
+    vendor = Prop("vendor_id@value")
     frequencies = Prop("frequencies@state", ON_OFF)
+    tlbflush = Prop("tlbflush@state", ON_OFF)
+    ipi = Prop("ipi@state", ON_OFF)
 
 
 class Features(Element):
@@ -26,6 +30,10 @@ class Features(Element):
     acpi = Flag("acpi")
     apic = Flag("apic")
     hyperv = Child(HyperV)
+    hidden = Prop("kvm/hidden@state", ON_OFF)
+    pmu = Prop("pmu@state", ON_OFF)
+    smm = Prop("smm@state", ON_OFF)
+    ioapic = Prop("ioapic@driver")
     vmcoreinfo = Prop("vmcoreinfo@state", ON_OFF)
     tb_cache = Prop("tcg/tb-cache", INT)
     tb_cache_unit = Prop("tcg/tb-cache@unit")

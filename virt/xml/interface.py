@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virt.xml.base import INT, Child, Element, Prop
+from virt.xml.base import INT, ON_OFF, Child, Element, Prop
 
 
 class InterfaceSource(Element):
@@ -11,6 +11,18 @@ class InterfaceSource(Element):
     tag = "source"
     network = Prop("@network")
     bridge = Prop("@bridge")
+
+
+class Bandwidth(Element):
+    """Limits of one NIC: average and peak in KiB/s, burst in KiB."""
+
+    tag = "bandwidth"
+    in_average = Prop("inbound@average", INT)
+    in_peak = Prop("inbound@peak", INT)
+    in_burst = Prop("inbound@burst", INT)
+    out_average = Prop("outbound@average", INT)
+    out_peak = Prop("outbound@peak", INT)
+    out_burst = Prop("outbound@burst", INT)
 
 
 class Interface(Element):
@@ -25,4 +37,7 @@ class Interface(Element):
     queues = Prop("driver@queues", INT)
     rx_queue_size = Prop("driver@rx_queue_size", INT)
     tx_queue_size = Prop("driver@tx_queue_size", INT)
+    packed = Prop("driver@packed", ON_OFF)
+    iommu = Prop("driver@iommu", ON_OFF)
+    bandwidth = Child(Bandwidth)
     mtu = Prop("mtu@size", INT)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from virt.xml.base import Children, Element, Prop
+from virt.xml.base import YES_NO, Children, Element, Prop
 
 
 class OS(Element):
+    """``loader`` is the firmware's code, ``nvram`` the file with the guest's own variables."""
+
     tag = "os"
     type = Prop("type")
     arch = Prop("type@arch")
     machine = Prop("type@machine")
+    loader = Prop("loader")
+    loader_readonly = Prop("loader@readonly", YES_NO)
+    loader_secure = Prop("loader@secure", YES_NO)
+    loader_type = Prop("loader@type")
+    loader_stateless = Prop("loader@stateless", YES_NO)
+    nvram = Prop("nvram")
+    boot_menu = Prop("bootmenu@enable", YES_NO)
     smbios = Prop("smbios@mode")
 
 
