@@ -20,8 +20,6 @@ from db.journal import OperationRow, rows
 
 OFF = (states.SHUTDOWN, states.CRASHED)  # what a hypervisor is sure of; NOSTATE says nothing
 MOST_RESTARTS = 3  # restarts at one step before an operation that can be undone is
-# Tasks of verbs that this version answers with "not implemented": their task is cleared.
-UNSUPPORTED_TASKS: dict[str, str] = {}
 AWAKE = (states.RUNNING, states.POWER_PAUSED)  # its memory is in the hypervisor
 # vm_states that need a domain
 HERE = (states.ACTIVE, states.PAUSED, states.SUSPENDED, states.RESCUED)
@@ -197,10 +195,6 @@ def _with_task(facts: GuestFacts, task: str, waited: bool) -> Verdict:
                            "started on another one.")
         return Verdict(Act.FAIL, "lost-rebuild", f"Task {task} is set, and the journal has no such "
                        "rebuild: its message was lost. Its disks are as they were.")
-    if task in UNSUPPORTED_TASKS:
-        return Verdict(Act.ADOPT, "unsupported-task",
-                       f"Task {task} is set, which this version does not carry out: it is cleared.",
-                       "unsupported")
     if facts.fields.get("vm_state") == states.BUILDING and task in BUILD_TASKS:
         return Verdict(Act.FAIL, "lost-build",
                        f"Task {task} is set, and the journal has no such build.")

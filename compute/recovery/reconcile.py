@@ -144,9 +144,7 @@ class Reconciler:
         args: dict[str, Any] = {"instance": facts.record.value or facts.elsewhere.value}
         if verdict.verb == "reap":
             args = {"instance": _stand_in(facts)}
-        if verdict.verb == "unsupported":
-            args["method"] = decide.UNSUPPORTED_TASKS[facts.fields["task_state"]]
-        elif verdict.act is Act.ADOPT:
+        if verdict.act is Act.ADOPT:
             args.update(self.manager.operations[verdict.verb].adopted(facts.fields) or {})
         request_id = f"{verdict.row}-{uuid.uuid4()}"
         self.manager.accept(verdict.verb, facts.uuid, request_id, args, self.context)

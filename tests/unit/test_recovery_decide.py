@@ -26,7 +26,7 @@ ROWS = {
     "aborted": Act.ROLLBACK, "deleted": Act.ROLLBACK, "restarts": Act.ROLLBACK,
     "resume": Act.CONTINUE, "blind": Act.WAIT, "no-record": Act.WAIT,
     "deleted-behind-us": Act.REAP, "deleted-disks": Act.REAP, "unclaimed": Act.REPORT,
-    "fresh-task": Act.WAIT, "lost-cast": Act.ADOPT, "unsupported-task": Act.ADOPT,
+    "fresh-task": Act.WAIT, "lost-cast": Act.ADOPT,
     "lost-build": Act.FAIL, "foreign-task": Act.REPORT, "host-boot": Act.START,
     "missing-domain": Act.REPORT, "stopped-itself": Act.SYNC, "power-state": Act.SYNC,
     "settled": Act.NOTHING, "saving": Act.WAIT, "saved-outside": Act.SYNC, "thaw": Act.THAW,
@@ -43,7 +43,7 @@ POWERS = (states.NOSTATE, states.RUNNING, states.POWER_PAUSED, states.SHUTDOWN, 
           states.POWER_SUSPENDED)
 TASKS = (None, states.SCHEDULING, states.NETWORKING, states.SPAWNING, states.DELETING,
          states.POWERING_OFF, states.POWERING_ON, states.REBOOTING, states.REBOOT_STARTED_HARD,
-         *list(decide.UNSUPPORTED_TASKS)[:1], "image_snapshot", states.REBUILDING)
+         "image_snapshot", states.REBUILDING)
 VM_STATES = (states.BUILDING, states.ACTIVE, states.STOPPED, states.ERROR, states.PAUSED,
              states.SUSPENDED, states.RESCUED)
 UNKNOWN = object()
@@ -198,9 +198,6 @@ class GuestTableTest(testtools.TestCase):
             self.assertEqual(("lost-cast", "snapshot"), self.verdict(facts))
         facts = guest(domain(states.RUNNING), rec=record(task=states.IMAGE_BACKUP))
         self.assertEqual(("lost-cast", "backup"), self.verdict(facts))
-        for task in decide.UNSUPPORTED_TASKS:
-            facts = guest(domain(states.RUNNING), rec=record(task=task))
-            self.assertEqual(("unsupported-task", "unsupported"), self.verdict(facts))
 
     def test_a_rebuild_whose_message_was_lost_replaces_no_disks(self):
         for task in states.EVACUATING:

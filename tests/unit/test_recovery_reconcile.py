@@ -11,7 +11,7 @@ import testtools
 from compute.errors import Unknown
 from compute.manager import Manager
 from compute.model import states
-from compute.recovery import decide, reconcile
+from compute.recovery import reconcile
 from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
@@ -141,13 +141,6 @@ class BootTest(HostBoot):
 
 
 class ApplyTest(ReconcileTest):
-    def test_unsupported_tasks_are_cleared(self):
-        self.booted()
-        self.conductor.set(UUID, task_state=next(iter(decide.UNSUPPORTED_TASKS)))
-        self.run_pass()
-        self.assertEqual((None, states.ACTIVE),
-                         (self.fields()["task_state"], self.fields()["vm_state"]))
-
     def test_restarts_at_one_step_end_in_an_undo(self):
         prim = fakes.instance(UUID)
         self.conductor.add(prim)
