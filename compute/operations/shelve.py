@@ -7,7 +7,6 @@ from typing import Any
 
 from compute.engine.operation import OVERTAKEN, Operation
 from compute.model import states, wire
-from compute.steps.admission import Admission
 from compute.steps.domain import PowerOff
 from compute.steps.rebuild import Quieted
 from compute.steps.record import Event, Fault, Finish, Restore
@@ -17,6 +16,7 @@ from compute.steps.shelve import (
     OffloadedDisks,
     OffloadedDomain,
     OffloadedPorts,
+    Shelvable,
     Shelved,
 )
 from compute.steps.snapshot import Copy, Reserved, Tidy, Upload
@@ -31,7 +31,7 @@ class Shelve(Operation):
     pool = "moves"
     steps = (
         Reserved(),         # the image waits to be filled
-        Admission(),        # it is still wanted
+        Shelvable(),        # it is still wanted, and an image keeps all of it
         Event(),            # the tenant sees that it began
         Quieted(),          # asked to shut down, and given time
         PowerOff(),         # forced, if it still runs

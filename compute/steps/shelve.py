@@ -15,6 +15,9 @@ from compute.engine.step import Step
 from compute.errors import Refused
 from compute.model import states
 from compute.rpc.primitives import data as fields_of
+from compute.steps import stays
+from compute.steps.admission import Admission
+from compute.steps.claim import need, room_of, told_place
 from compute.steps.disks import Disks, remove_disks
 from compute.steps.domain import GENERATION, power, remove_domain
 from compute.steps.evacuation import recorded_generation
@@ -38,6 +41,15 @@ def unshelved(fields: Mapping[str, Any]) -> dict[str, str]:
 def shelved_image(fields: Mapping[str, Any]) -> str | None:
     """The image that a shelved guest is kept as."""
     return (fields.get("system_metadata") or {}).get("shelved_image_id")
+
+
+class Shelvable(Admission):
+    """admission: it is still wanted, and an image keeps all that the guest is."""
+
+    def do(self, run: Run) -> Any:
+        found = super().do(run)
+        stays.refuse(run.guest, "be shelved")
+        return found
 
 
 class Shelved(Record):
@@ -157,13 +169,16 @@ class UnshelveClaim(Step):
     name = "claim"
 
     def claims(self, run: Run) -> list:
-        run.world.inventory.check(run.row.guest, run.guest.flavor.need())
-        return [("resources", run.row.guest, run.guest.flavor.need())]
+        run.world.driver.check_guest(run.guest)
+        run.world.inventory.check_guest(run.guest)
+        return [("resources", run.row.guest, room_of(run, run.guest))]
 
     def do(self, run: Run) -> None:
         world = run.world
-        world.inventory.check(run.row.guest, run.guest.flavor.need())
+        world.inventory.check(run.row.guest, need(run.guest))
+        world.inventory.place(run.guest, run.row.id)
         if not publish(run, {
+                **told_place(run, run.guest),
                 "host": world.host, "node": world.inventory.node, "launched_on": world.host,
                 "compute_id": world.inventory.compute_id(run.context),
                 "task_state": states.SPAWNING}, UNSHELVE):
