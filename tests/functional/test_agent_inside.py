@@ -224,10 +224,12 @@ class QuiesceTest(InsideTest):
         self.call(uuid, "quiesce_instance")
         self.control.server_stop(uuid)
         self.cloud.wait_for(uuid, states.STOPPED)
+        self.host.at_rest()
         self.host.reconcile()
         self.assertEqual(0, self.frozen(uuid)[1])
         self.control.server_start(uuid)
         self.cloud.wait_for(uuid, states.ACTIVE)
+        self.host.at_rest()
         self.assertEqual((False, 0), self.frozen(uuid))
         self.assert_clean()
 
