@@ -9,7 +9,7 @@ The first row that fits decides:
 ================================  ==================================================
 it ended, or nothing is known     nothing
 an abort was asked for            abort; in post-copy nothing, for it is too late
-post-copy's network broke         recover, at growing intervals
+post-copy's network broke         recover, after a while, at growing intervals
 the wanted bandwidth changed      bandwidth
 we paused the guest               nothing; abort if that takes far too long
 switch-over, post-copy            nothing: it ends by itself
@@ -48,6 +48,8 @@ MARGIN = 10  # percent: a pause is raised to a little more than the rest needs
 FULL_THROTTLE = 99  # percent; auto-converge goes no further
 PAUSE_SECONDS = 60.0  # a guest that we paused goes on at the source if it is not over by then
 RECOVER_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
+# Where only a libvirtd died, QEMU goes on and libvirt ends it by itself, unless it is disturbed.
+UNDISTURBED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,13 @@ class _View:
         """How long some bytes take; None when the bandwidth is not known."""
         return math.ceil(count * 1000 / self.bandwidth) if self.bandwidth else None
 
+    def broken(self) -> float:
+        """Seconds since post-copy's network broke, as far as the samples show."""
+        since = len(self.samples)
+        while since and self.samples[since - 1].phase == move.POSTCOPY_PAUSED:
+            since -= 1
+        return trend.spent(self.samples) - trend.spent(self.samples[:since + 1])
+
     def need(self) -> int | None:
         """The pause in ms that what was left at the last border takes; None when not known.
 
@@ -231,9 +240,11 @@ def _recover(view: _View) -> Action | None:
     if view.last.phase != move.POSTCOPY_PAUSED:
         return None
     tried = view.state.recoveries
-    wait = RECOVER_SECONDS[min(tried, len(RECOVER_SECONDS)) - 1] if tried else 0.0
-    left = view.state.recovered_at + wait - view.seconds
-    if tried and left > 0:
+    left = UNDISTURBED_SECONDS - view.broken()
+    if tried:
+        wait = RECOVER_SECONDS[min(tried, len(RECOVER_SECONDS)) - 1]
+        left = view.state.recovered_at + wait - view.seconds
+    if left > 0:
         return Action(NOTHING, reason=f"The network broke in post-copy; attempt {tried + 1} to go "
                       f"on is made in {math.ceil(left)} s.")
     return Action(RECOVER, tried + 1, "The network broke in post-copy: the guest can only go on "

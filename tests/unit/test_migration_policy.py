@@ -57,7 +57,7 @@ class RowsTest(testtools.TestCase):
         told = asked.after(Action(ABORT), [])
         self.decides(NOTHING, [sample(2)], state=told, words="awaited")
         self.decides(NOTHING, [sample(1, move.POSTCOPY)], state=asked, words="too late")
-        self.decides(RECOVER, [sample(1, move.POSTCOPY_PAUSED)], state=asked)
+        self.decides(RECOVER, [sample(n, move.POSTCOPY_PAUSED) for n in (1, 7)], state=asked)
 
     def test_abort_wins_over_force(self):
         both = replace(BEGUN, abort="a", force="f")
@@ -72,7 +72,7 @@ class RowsTest(testtools.TestCase):
             if action.kind == RECOVER:
                 tried.append((second, action.value))
                 state = state.after(action, samples)
-        self.assertEqual([(0, 1), (5, 2), (15, 3), (35, 4), (75, 5)], tried)
+        self.assertEqual([(5, 1), (10, 2), (20, 3), (40, 4), (80, 5)], tried)
 
     def test_switch_over_and_post_copy_are_left_alone(self):
         limits = Limits(completion_seconds=1)
