@@ -121,7 +121,9 @@ class Rest:
         found = []
         for f in check(observe(host.manager.world, CONTEXT)):
             elsewhere = self.control.fields(f.subject).get("host") not in (None, host.name)
-            if not (host.settings.shared and elsewhere and "Disks" in f.what):
+            # A rescue that a loss of power ended is told to its owner, and not begun again.
+            told = "rescued" in f.what and f.subject in self.sim.watcher.may_be_off
+            if not told and not (host.settings.shared and elsewhere and "Disks" in f.what):
                 found.append(f"{f.rule}: {f.subject[:8]}: {f.what}")
         found += [f"{row.verb} {row.id[:4]} of {row.guest[:8]} is {row.state}"
                   for row in host.journal.find(active=True)]

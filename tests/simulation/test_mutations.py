@@ -30,7 +30,7 @@ from tests.simulation.test_seeds import Simulated
 from tests.simulation.watch import Violation
 
 SEEDS = range(1, 1000)
-TRIES = 40
+TRIES = 160
 NOTICED = 9  # the child's exit status
 
 
