@@ -52,7 +52,7 @@ class Watch:
             self._on(host, uuid)
         elif what == "pause":
             if self._tenants(host, fields) and fields["task_state"] not in (
-                    states.MIGRATING, states.PAUSING):
+                    states.MIGRATING, states.PAUSING, states.UNPAUSING):  # the last one undone
                 raise Violation(f"P5: {uuid[:8]} is paused and nobody asked for it")
         elif what == "off":
             if self._tenants(host, fields) and not self._starting(host, uuid):
