@@ -32,7 +32,7 @@ left where it does not belong. *moved*: it runs at the destination. *stayed*: it
 *off here*, *off there*: the QEMU that had the guest was killed; it is recorded as off at the source
 or the destination, its disk is sound, and it booted from it. *asked*: before that an operator was
 asked, and stopped with virsh what was left of a guest whose memory had been on both hosts and was
-lost on one. The guest's counter never went back.
+lost on one. The guest's counter never went back, except where a cell says *failed*.
 """
 
 
