@@ -37,17 +37,17 @@ class Image(Step):
 
 
 class Progress:
-    """Says how far a download is, at most once a second."""
+    """Says how far the copying of ``what`` is, at most once a second."""
 
-    def __init__(self, run: Run):
-        self.run, self.said = run, 0.0
+    def __init__(self, run: Run, what: str = "image"):
+        self.run, self.what, self.said = run, what, 0.0
 
     def __call__(self, done: int, total: int) -> None:
         now = self.run.world.clock.now()
         if now - self.said >= 1:
             self.said = now
             of = f" of {total >> 20} MiB" if total else ""
-            self.run.say(f"image: {done >> 20} MiB{of}")
+            self.run.say(f"{self.what}: {done >> 20} MiB{of}")
 
 
 class Disks(Step):

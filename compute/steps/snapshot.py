@@ -16,6 +16,7 @@ from compute.engine.step import Probe, Step
 from compute.errors import Failed, Refused, Retryable
 from compute.model import states
 from compute.model.guest import Image
+from compute.steps.disks import Progress
 from compute.steps.record import FOR_EVER, Record, publish
 from compute.steps.sleep import is_awake
 
@@ -84,12 +85,12 @@ class Copy(Step):
         if is_awake(run):
             self.live(run)
         else:
-            run.world.driver.copy_off(run.row.guest, _Progress(run), run.check)
+            run.world.driver.copy_off(run.row.guest, Progress(run, "disk"), run.check)
         publish(run, {"task_state": self.then}, self.tasks)
 
     def live(self, run: Run) -> None:
         """Wait until the copy is level with the disk. One that an earlier life began goes on."""
-        driver, guest, progress = run.world.driver, run.row.guest, _Progress(run)
+        driver, guest, progress = run.world.driver, run.row.guest, Progress(run, "disk")
         seconds = float(run.world.conf.timeouts.snapshot)
 
         def over() -> bool:
@@ -111,20 +112,6 @@ class Copy(Step):
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
         run.world.driver.discard_copy(run.row.guest)
-
-
-class _Progress:
-    """Says how far it is, at most once a second."""
-
-    def __init__(self, run: Run):
-        self.run, self.said = run, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = self.run.world.clock.now()
-        if now - self.said >= 1:
-            self.said = now
-            of = f" of {total >> 20}" if total else ""
-            self.run.say(f"{done >> 20}{of} MiB")
 
 
 class Upload(Step):
@@ -149,7 +136,7 @@ class Upload(Step):
             raise Failed(f"The copy of the disk of guest {run.row.guest} is not there any more.",
                          next="Ask for it again.", code="copy_lost")
         run.world.images.upload(run.context, run.outcome("image"), copy.path, copy.format,
-                                _Progress(run), run.check)
+                                Progress(run, "disk"), run.check)
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
         run.world.images.remove(run.context, run.outcome("image"))
