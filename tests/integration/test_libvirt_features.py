@@ -9,7 +9,6 @@ from compute.model.numa import cpu_sets, format_set
 from compute.resources.placing import Ground, Taken, place
 from tests.integration.patience import until
 from tests.integration.test_libvirt_driver import LibvirtCase
-from tests.modes import NATIVE, once
 from virt import topology
 from virt.storage import firmware
 from virt.storage.store import Store
@@ -26,7 +25,6 @@ PROPERTIES = {
 }  # fmt: skip
 
 
-@once(NATIVE)
 class FeatureTest(LibvirtCase):
     def setUp(self):
         super().setUp()

@@ -17,7 +17,7 @@ from compute.rpc import diagnostics
 from tests.integration import test_real_guest
 from tests.integration.agent import IMAGE
 from tests.integration.test_real_guest import NAME
-from tests.modes import AGENTS, EVENTLET, once
+from tests.modes import AGENTS, once
 from virt.libvirt.driver import LibvirtDriver
 from virt.storage.store import Store
 
@@ -38,7 +38,7 @@ done
 """
 
 
-@once(AGENTS, EVENTLET)
+@once(AGENTS)
 class RealTendingTest(test_real_guest.RealGuest):
     test_life = test_libvirtd_is_absent_at_start = test_libvirtd_dies_during_a_build = None
     test_a_guest_that_stops_by_itself_is_stopped_in_the_record = None
