@@ -369,6 +369,19 @@ class ControlTest(testtools.TestCase):
             self.addCleanup(agent.stop)
         return agent
 
+    def hold(self, agent: Agent, method: str) -> threading.Event:
+        """Let an agent wait with what it does for a method until the event that is returned is
+        set, so that what is there before can be looked at."""
+        go_on, script = threading.Event(), agent.script.get(method)
+
+        def held(agent: Agent, context: Any, args: dict[str, Any]) -> Any:
+            go_on.wait(PATIENCE)
+            return script(agent, context, args) if script else None
+
+        agent.script[method] = held
+        self.addCleanup(go_on.set)
+        return go_on
+
     def prepare(self, **flavor: Any) -> None:
         """An image ``tiny`` and a flavor ``small``."""
         path = os.path.join(self.dir, "tiny.raw")

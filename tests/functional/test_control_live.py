@@ -26,7 +26,9 @@ class LiveTest(MovesTest):
     def test_to_a_host_that_can(self):
         before = self.on("host1")
         self.refuse("host2")
+        go_on = self.hold(self.agents["host1"], "live_migration")
         self.assertEqual("migrating", self.control.server_live_migrate("one")["task_state"])
+        go_on.set()
         self.status("completed")
         now = self.wait_for("one", "active")
         self.assertEqual(("host3", before["addresses"]), (now["host"], now["addresses"]))

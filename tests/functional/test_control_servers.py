@@ -11,9 +11,9 @@ from compute.rpc import primitives
 from compute.rpc.primitives import data
 from db.control import services
 from db.control.types import utcnow
-from tests.functional.control_support import FAR, ControlTest, nova_errors, terminate
+from tests.functional.control_support import FAR, ControlTest, nova_errors
 from tests.modes import DATABASE, once
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import wait_until
 
 
 class ServersTest(ControlTest):
@@ -36,8 +36,10 @@ class ServersTest(ControlTest):
 class LifeTest(ServersTest):
     def test_create_list_show_delete(self):
         self.control.network_create("net", "192.0.2.0/24")
+        go_on = self.hold(self.host, "build_and_run_instance")
         made = self.create(properties={"role": "web"})
         self.assertEqual(("BUILD", "scheduling"), (made["status"], made["task_state"]))
+        go_on.set()
         now = self.wait_for(made["id"], "active")
         self.assertEqual(
             ("ACTIVE", "host1", {"net": ["192.0.2.2"]}, "tiny", "small", {"role": "web"}),
@@ -159,16 +161,9 @@ class LifeTest(ServersTest):
     def test_delete_during_another_verb(self):
         self.active()
         self.control.server_stop("one")
-        asked = threading.Event()  # so that it is not gone before it can be looked at
-
-        def held(agent, context, args):
-            asked.wait(PATIENCE)
-            terminate(agent, context, args)
-
-        self.host.script["terminate_instance"] = held
-        self.addCleanup(asked.set)
+        go_on = self.hold(self.host, "terminate_instance")
         self.assertEqual("deleting", self.control.server_delete("one")["task_state"])
-        asked.set()
+        go_on.set()
         wait_until(lambda: not self.control.server_list())
 
     def test_delete_before_a_host_has_it_is_done_here(self):
