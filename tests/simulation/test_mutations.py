@@ -30,7 +30,7 @@ from tests.simulation.test_seeds import Simulated
 from tests.simulation.watch import Violation
 
 SEEDS = range(1, 1000)
-TRIES = 160
+TRIES = 80
 NOTICED = 9  # the child's exit status
 
 
@@ -132,7 +132,7 @@ class SimulationMutations(Simulated):
         self.assertNoticed("passes", old_facts_are_believed)
 
     def test_the_truth_table_waits_for_nothing(self):
-        self.assertNoticed("cut off", the_truth_table_waits_for_nothing)
+        self.assertNoticed("lossy moves", the_truth_table_waits_for_nothing)
 
     def test_former_disks_go_at_once(self):
         self.assertNoticed("lossy moves", former_disks_go_at_once)
