@@ -30,10 +30,8 @@ from compute.operator.moves import MoveVerbs
 from compute.operator.socket import ControlSocket, method_table
 from compute.operator.verbs import OperatorVerbs
 from compute.recovery.observe import Observation
-from compute.recovery.reclaim import Reclaims
 from compute.recovery.reconcile import Reconciler, restore_claims
 from compute.recovery.resizes import Resizes
-from compute.recovery.shelved import ShelvedGuests
 from compute.recovery.timers import Timers
 from compute.resources.node import Node
 from compute.resources.tracker import Tracker
@@ -151,8 +149,6 @@ class Agent:
         self.reconciler = Reconciler(self.manager, self.context)
         self.resizes = Resizes(self.manager, self.context)
         self.timers = Timers(self.manager, self.context)
-        self.shelved = ShelvedGuests(self.manager, self.context)
-        self.reclaims = Reclaims(self.manager, self.context)
         verbs = OperatorVerbs(self.reconciler, standard_checks(self.reconciler, self.conductor))
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
@@ -276,10 +272,8 @@ class Agent:
         self.tracker.report(self.context, refresh=True)
         if not seen.unknown:
             self._sweep(seen)
-        self.reclaims.run_pass(seen)
         self.resizes.run_pass()
         self.timers.run_pass(seen)
-        self.shelved.run_pass(seen)
         return seen
 
     def _sweep(self, seen: Observation) -> None:

@@ -1,5 +1,5 @@
-"""What ends by itself when it has lasted too long: guests that are rescued, and file systems
-that stand still.
+"""What ends by itself when it has lasted too long: guests that are rescued, shelved or deleted and
+not restored, and file systems that stand still.
 
 Looked at in each pass, on what the pass has seen of the guests that nobody works on.
 """
@@ -40,16 +40,29 @@ class Timers:
 
     def _due(self, facts: GuestFacts) -> Iterator[tuple[str, str]]:
         """What is to be done about a guest now: (verb, why)."""
-        limit = self.world.conf.rescue_timeout
-        if limit and facts.fields.get("vm_state") == states.RESCUED \
-                and facts.fields.get("task_state") is None:
-            now = self.world.clock.now()
-            lasted = now - since(facts.fields.get("launched_at"), now)
-            if lasted >= limit:
-                yield "unrescue", f"It is rescued for {lasted:.0f} s, longer than rescue_timeout."
+        conf, fields = self.world.conf, facts.fields
+        state = fields.get("vm_state") if fields.get("task_state") is None else None
+        if state == states.RESCUED and conf.rescue_timeout \
+                and self._lasted(fields.get("launched_at"), conf.rescue_timeout):
+            yield "unrescue", "It is rescued for longer than rescue_timeout."
+        if state == states.SOFT_DELETED and conf.reclaim_instance_interval \
+                and self._lasted(fields.get("deleted_at"), conf.reclaim_instance_interval):
+            yield "reclaim", "It was deleted, and nobody restored it in time."
+        shelved_at = (fields.get("system_metadata") or {}).get("shelved_at")
+        if state == states.SHELVED and conf.shelved_offload_time >= 0 \
+                and self._lasted(shelved_at, conf.shelved_offload_time):
+            yield "shelve_offload", "It is shelved for long enough, and leaves this host."
         for claim in facts.claims:
             if claim.kind == FROZEN and (self._off(facts) or self._frozen_long(claim)):
                 yield "unquiesce", "Its file systems may stand still, and nobody let them go on."
+
+    def _lasted(self, text: Any, limit: float) -> bool:
+        """Whether so many seconds passed since a datetime field; False when it does not say."""
+        try:
+            since = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        except (AttributeError, ValueError):
+            return False
+        return max(self.world.clock.now() - since, 0.0) >= limit
 
     def _off(self, facts: GuestFacts) -> bool:
         """Whether it does not run, so that nothing of it can stand still any more."""
@@ -65,16 +78,12 @@ class Timers:
 
     def _begin(self, facts: GuestFacts, verb: str, why: str) -> None:
         LOG.warning("Guest %s: %s", facts.uuid, why)
+        args = {"instance": facts.record.value}
         try:
-            self.manager.accept(verb, facts.uuid, f"timer-{uuid.uuid4()}",
-                                {"instance": facts.record.value}, self.context)
+            if verb == "shelve_offload":  # as the API would; killed in between, the task is adopted
+                args = {"clean_shutdown": True, "instance": self.world.conductor.save(
+                    self.context, facts.record.value, {"task_state": states.SHELVING_OFFLOADING},
+                    expected_task_state=[None], expected_vm_state=[states.SHELVED])}
+            self.manager.accept(verb, facts.uuid, f"timer-{uuid.uuid4()}", args, self.context)
         except MagnetarError as error:
             LOG.warning("The %s of guest %s is left for the next pass: %s", verb, facts.uuid, error)
-
-
-def since(text: Any, unknown: float) -> float:
-    """A datetime field as seconds since the epoch; ``unknown`` when it does not say."""
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-    except (AttributeError, ValueError):
-        return unknown
