@@ -103,9 +103,12 @@ class Manager:
 
     # -- carrying out -------------------------------------------------------------------------
     def start(self, row: OperationRow) -> None:
-        """Give an active operation to a worker, unless one has it."""
+        """Give an active operation to a worker; one that has it looks again before it goes."""
         with self._guard:
-            if self._parked or row.id in self._signals:
+            if self._parked:
+                return
+            if row.id in self._signals:
+                self._signals[row.id].again = True
                 return
             self._signals[row.id] = signals = Signals()
         signals.abort = row.abort
@@ -123,10 +126,19 @@ class Manager:
         finally:
             with self._guard:
                 self._signals.pop(operation_id, None)
-            if row is not None:
-                self._after(row)
-            else:
+            if row is None:
                 self._again_if_free(operation_id)
+            elif not (signals.again and self._goes_on(operation_id)):
+                self._after(row)
+
+    def _goes_on(self, operation_id: str) -> bool:
+        """Start an operation again that was given to its worker just when that one laid it down,
+        as one that an operator resolves at once; whether there was something to do."""
+        row = self.world.journal.get(operation_id)
+        if row is None or not row.active or row.state == rows.NEEDS_OPERATOR:
+            return False
+        self.start(row)
+        return True
 
     def _again_if_free(self, operation_id: str) -> None:
         """The lock may have been freed just when this operation did not get it; whoever freed it
@@ -198,10 +210,9 @@ class Manager:
                           now="It waits for an operator." if waits else "It goes on to its end.",
                           next=f"magnetar op resolve {operation_id} --as retry" if waits else "",
                           code="too_late")
-        values: dict[str, Any] = {"abort": reason}
-        if row.state == rows.NEEDS_OPERATOR:
-            values["state"] = rows.UNDOING
-        self.world.journal.update(row.id, **values)
+        self.world.journal.update(row.id, abort=reason)
+        if self.world.journal.row(row.id).state == rows.NEEDS_OPERATOR:
+            self.world.journal.update(row.id, state=rows.UNDOING)
         self._tell_abort(row.id)
         self.start(self.world.journal.row(row.id))
         return self.world.journal.row(row.id)

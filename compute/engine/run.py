@@ -26,6 +26,7 @@ class Signals:
         self.wake = threading.Event()
         self.parked = False
         self.abort: str | None = None
+        self.again = False  # its state was changed from outside while a worker had it
 
 
 class Run:

@@ -214,6 +214,20 @@ class AbortTest(ManagerTest):
         wait_until(lambda: self.journal.get(row.id).state == rows.UNDONE)
         self.assertEqual(["undo two", "undo one"], self.said[-2:])
 
+    def test_one_that_needs_an_operator_whose_worker_has_not_gone_yet(self):
+        steps = [self.step("one"), self.step("two", do=[NeedsOperator("Look.")])]
+        manager = self.manager(Verb("act", steps))
+        asks = runner.Runner._needs_operator
+
+        def asked_and_aborted(one, *args):
+            asks(one, *args)
+            manager.abort(one.run.row.id, "an operator was quick")
+
+        self.patch(runner.Runner, "_needs_operator", asked_and_aborted)
+        row = self.accept(manager)
+        wait_until(lambda: self.journal.get(row.id).state == rows.UNDONE)
+        self.assertEqual(["undo two", "undo one"], self.said[-2:])
+
     def test_past_the_point_of_no_return(self):
         one = self.held()
         manager = self.manager(Verb("act", [one, self.step("two")], final="one"))
