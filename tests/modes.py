@@ -17,6 +17,11 @@ AGENTS = ("each mode has its share of the tests of whole agents with real guests
           "on the fake driver")
 
 
+# Why the rows of partial failures need no native threads around them.
+ROWS = ("a row is about the order of the effects of one operation, which each mode has the same; "
+        "what else runs beside it is tested in both")
+
+
 def once(why, mode=THREADING):
     """Decorate a test case that has nothing new to show in the other mode.
 

@@ -1,5 +1,5 @@
-"""Calls to the driver, the conductor and the networks, meeting every fate: a third of all, which a
-seed draws. All of them with MAGNETAR_DOUBLE_KILLS=all."""
+"""Calls to the driver, the conductor and the networks, meeting every fate: a sixth of all, which
+a seed draws. All of them with MAGNETAR_DOUBLE_KILLS=all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.crash import calls, matrix
 from tests.crash.share import EVERYTHING, runs_here
 
 SEED = os.environ.get("MAGNETAR_SEED", "20261128")
-SHARE = 1 / 3
+SHARE = 1 / 6
 VERBS = ("spawn", "delete", "start", "stop", "reboot", "reap", "pause", "unpause", "suspend",
          "resume", "crash_dump", "rescue", "unrescue", "set_password", "quiesce",
          "unquiesce", "snapshot", "backup", "rebuild", "shelve",

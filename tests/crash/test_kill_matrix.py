@@ -12,7 +12,7 @@ from tests.crash import matrix
 from tests.crash.share import EVERYTHING, runs_here
 
 # Share of double kills per run; all of them with MAGNETAR_DOUBLE_KILLS=all.
-SHARE = 0.0035
+SHARE = 0.002
 
 
 class _Kills(testtools.TestCase):

@@ -22,6 +22,7 @@ from db.journal import rows
 from tests import fakes
 from tests.crash import matrix, nics
 from tests.crash.matrix import CONTEXT, GUEST, MEMORY, PORT, Case, child, first_life, next_life
+from tests.modes import EVENTLET, ROWS, once
 from tests.waiting import PATIENCE, wait_until
 
 ATTACH = {"network_id": None, "port_id": PORT, "requested_ip": None, "tag": None}
@@ -29,6 +30,7 @@ DETACH = {"port_id": PORT}
 MOMENTS = ("before_intent", "after_intent", "after_effect", "after_record")
 
 
+@once(ROWS, EVENTLET)
 class InterfaceFailureTest(testtools.TestCase):
     """One guest, on files that outlive the agent's process."""
 

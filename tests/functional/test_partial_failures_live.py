@@ -12,8 +12,10 @@ from compute.steps import live_source
 from db.journal import rows
 from tests import fakes
 from tests.functional.live_support import CONTEXT, Agent, LiveTest
+from tests.modes import EVENTLET, ROWS, once
 
 
+@once(ROWS, EVENTLET)
 class RowTest(LiveTest):
     def dies(self, agent: Agent) -> None:
         """Its process ends without a word: what it says and does from now on has no effect."""

@@ -19,6 +19,7 @@ from compute.recovery.reconcile import Reconciler
 from tests import fakes
 from tests.crash.matrix import CONTEXT, GUEST, MEMORY, Case, child, first_life, next_life, run_now
 from tests.functional.agent_support import Once
+from tests.modes import EVENTLET, ROWS, once
 from tests.waiting import PATIENCE, wait_until
 
 TASKS = {"rescue": states.RESCUING, "unrescue": states.UNRESCUING}
@@ -27,6 +28,7 @@ OWN = ["disk", "disk.config"]
 RESCUED = ["disk.rescue", "disk", "disk.config.rescue"]
 
 
+@once(ROWS, EVENTLET)
 class RescueFailureTest(testtools.TestCase):
     """One guest, on files that outlive the agent's process."""
 

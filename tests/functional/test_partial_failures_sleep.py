@@ -21,6 +21,7 @@ from compute.recovery.reconcile import Reconciler
 from compute.steps.sleep import UNPLUGGED
 from tests import fakes
 from tests.crash.matrix import CONTEXT, GUEST, MEMORY, Case, child, first_life, next_life, run_now
+from tests.modes import EVENTLET, ROWS, once
 from tests.waiting import PATIENCE, wait_until
 
 CARD = "<hostdev mode='subsystem' type='pci'/>"
@@ -29,6 +30,7 @@ TASKS = {"pause": states.PAUSING, "unpause": states.UNPAUSING, "suspend": states
 MOMENTS = ("before_intent", "after_intent", "after_effect", "after_record")
 
 
+@once(ROWS, EVENTLET)
 class PartialFailureTest(testtools.TestCase):
     """One guest with a device that cannot be saved, on files that outlive the agent's process."""
 

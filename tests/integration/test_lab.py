@@ -16,7 +16,7 @@ import testtools
 from tests.integration.lab import IMAGE, LabError, LabFixture, build_image, missing
 from tests.integration.patience import SECONDS, until
 from tests.integration.repeats import Repeating, repeated
-from tests.modes import once
+from tests.modes import AGENTS, once
 from tools.toolbox.lab import Lab, network
 from tools.toolbox.lab.lab import sweep
 from tools.toolbox.lab.place import NETNS, TOP
@@ -257,6 +257,7 @@ class TestFaults(LabCase):
         return seconds
 
 
+@once(AGENTS)
 class TestWhole(testtools.TestCase):
     """Broker, control plane and agents."""
 

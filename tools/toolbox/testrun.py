@@ -242,7 +242,8 @@ def _batches(layer: str) -> list[list[tuple[list[str], str, int]]]:
     Both modes at once, since then no worker has nothing left to do while another one has much; as
     many workers as cores where tests wait more than they work. The crash layer has most to do in
     eventlet: see tests/crash/share.py. The contract tests mostly wait, and what they start has a
-    concurrency mode of its own: once.
+    concurrency mode of its own: once. Integration tests wait for guests much of their time; they
+    have most to do in eventlet as well.
     """
     cores = os.cpu_count() or 2
     share = max(1, cores // len(MODES))
@@ -253,13 +254,12 @@ def _batches(layer: str) -> list[list[tuple[list[str], str, int]]]:
         return [(folders, mode, workers) for mode in MODES]
 
     crash = [(LAYERS["crash"], "eventlet", cores), (LAYERS["crash"], "threading", share)]
+    integration = [(LAYERS["integration"], "eventlet", cores),
+                   (LAYERS["integration"], "threading", share)]  # fmt: skip
     if layer == "all":
-        return [both(cores, "unit", "functional"), crash, [*both(share, "integration"), contract]]
-    if layer == "crash":
-        return [crash]
-    if layer == "contract":
-        return [[contract]]
-    return [both(share if layer == "integration" else cores, layer)] if layer in LAYERS else []
+        return [both(cores, "unit", "functional"), crash, [*integration, contract]]
+    whole = {"crash": crash, "integration": integration, "contract": [contract]}
+    return [whole.get(layer) or both(cores, layer)] if layer in LAYERS else []
 
 
 def side_by_side(runs: Iterable[Run]) -> None:
