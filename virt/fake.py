@@ -281,6 +281,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
             raise Refused(f"Domain {uuid} does not run.", code="invalid_state")
         with self.fabric.lock():
             self._set_power(uuid, states.RUNNING, "resumed")
+        self._see_alone(uuid)
 
     @hooked
     def pause(self, uuid: str) -> None:

@@ -205,7 +205,7 @@ class FakeMoves(FakeArrivals):
                                              "power_state": states.POWER_PAUSED})
             self.fabric.set_move(move["uuid"], move)
         elif phase == moves.SWITCHOVER:
-            self._switch(move, moves.COMPLETED)
+            self._end(move, faults["parted"])
         elif phase == moves.POSTCOPY:
             self.at(move["destination"]).work(move["uuid"])
             move["sample"] += 1
@@ -244,6 +244,18 @@ class FakeMoves(FakeArrivals):
             there._see_whole(uuid, came["count"])
             there.work(uuid)
         self.fabric.set_move(uuid, {**move, "phase": phase})
+
+    def _end(self, move: dict[str, Any], parted: bool) -> None:
+        """It is over, and both ends know, or the source takes the guest for its own."""
+        uuid, source = move["uuid"], self.at(move["source"])
+        stays = source._need(uuid)
+        self._switch(move, moves.COMPLETED)
+        if parted:
+            runs = move["was"] == states.RUNNING
+            source._write(uuid, {**stays, "job": "", "power_state": move["was"],
+                                 "reason": "migration_canceled" if runs else "migration"})
+            self.fabric.set_move(uuid, {**move, "phase": moves.FAILED,
+                                        "error": "the connection was lost"})
 
     def _postcopy(self, move: dict[str, Any], phase: str, error: str) -> None:
         """Post-copy breaks, or goes on; both ends say so."""

@@ -38,7 +38,7 @@ REASONS = {"started": "booted", "resumed": "unpaused", "paused": "user", "stoppe
 FAULTS: dict[str, Any] = {
     "down": [], "cut": False, "fail_at": None, "hold": False, "samples": 3, "converges": True,
     "enough_downtime": 2000, "dirty_rate": 1 << 20, "disk_full": [],
-    "save_looks": 0, "copy_looks": 0,
+    "save_looks": 0, "copy_looks": 0, "parted": False,
 }
 
 
@@ -148,7 +148,9 @@ class Fabric:
         looks that each phase takes; ``converges`` false: they go on until ``enough_downtime`` (ms)
         is allowed or post-copy begins; ``dirty_rate`` in bytes/s; ``disk_full``: hosts without
         room; ``save_looks``: how many looks it takes until a memory is written to disk;
-        ``copy_looks``: the same until the copy of a disk is level with it.
+        ``copy_looks``: the same until the copy of a disk is level with it; ``parted``: at the end
+        of a switch-over the source does not hear that the guest goes on at the destination, and
+        lets it go on too, as libvirt 9.0 does.
         """
         unknown = set(faults) - set(FAULTS)
         if unknown:

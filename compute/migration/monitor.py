@@ -20,6 +20,7 @@ QUICK, SLOW, QUICK_FOR = 0.1, 0.5, 10.0  # seconds between looks, at first and l
 ENDING = 0.03  # seconds between looks once the guest is stopped: it only is to end
 REPORT_SECONDS = 5.0  # between two reports to the control plane, as Nova's
 MOST_SAMPLES = 4000
+HELD = "held"  # kind of the claim of compute.steps.live_held
 
 
 class Monitor:
@@ -138,5 +139,5 @@ class Monitor:
 def forget(run: Run) -> None:
     """What a migration that ended leaves in the journal of its monitor."""
     run.world.transfers.pop(run.row.guest, None)
-    for kind in ("transfer", "force", TUNED, "slot"):
+    for kind in ("transfer", "force", TUNED, "slot", HELD):
         run.world.journal.release(guest=run.row.guest, kind=kind)

@@ -23,6 +23,7 @@ class End(enum.Enum):
     BROKEN = "post-copy broken"  # it stands still here; the other end misses memory of it
     RECEIVING = "receiving"  # it is being received and has not run here
     STILL = "standing still"  # paused here by its tenant, no migration going on
+    HELD = "held"  # the hypervisor let it go on after the switch-over, and its agent stopped it
     OFF = "off"  # defined here and shut off
     ABSENT = "absent"  # the hypervisor positively does not know it
     UNKNOWN = "unknown"  # it cannot be observed
@@ -52,6 +53,7 @@ class Judgement:
 POSTCOPY_REASONS = ("postcopy", "postcopy_failed")
 MOVED_REASONS = ("migrated",)
 HANDING_REASONS = ("migration", "migrated", "postcopy")
+LET_GO_ON = "migration_canceled"  # it was stopped for the switch-over, and goes on at the source
 
 
 def end_of(state: GuestState | None, *, source: bool) -> End:
@@ -104,7 +106,10 @@ def judge(source: End, target: End, taken: bool = False) -> Judgement:
                          "not run the guest: neither end has all of its memory.")
     if source is End.LEAVING:
         return Judgement(Act.CONTINUE, "leaving", "The hypervisor still works on the migration.")
-    if source in HERE:
+    if source is End.HELD and target in HERE:
+        return Judgement(Act.DONE, "held", "The guest went on at the destination, and is held at "
+                         "the source.")
+    if source in HERE or source is End.HELD:
         return _guest_at_source(source, target)
     return _guest_left(source, target)
 

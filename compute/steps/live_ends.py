@@ -50,7 +50,7 @@ class DomainLeft(Step):
 
     def do(self, run: Run) -> None:
         found = run.world.driver.state(run.row.guest)
-        if found is not None and look(run).row == "two-taken":
+        if found is not None and look(run).row in ("two-taken", "held"):
             run.say("libvirt let it go on here as well as there; it is stopped here")
             run.world.driver.power_off(run.row.guest)
             found = run.world.driver.state(run.row.guest)

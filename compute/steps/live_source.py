@@ -23,6 +23,7 @@ from compute.model.move import PRECOPY, Check, JobSample, MovePlan
 from compute.model.wire import NO_FLAVOR
 from compute.rpc.primitives import data, make, own
 from compute.steps.domain import generation, power
+from compute.steps.live_held import fresh, held, hold, let_go
 from compute.steps.migration_record import mark, migration_of
 from db.journal import rows
 
@@ -177,15 +178,18 @@ class Transfer(Step):
         return Probe.UNKNOWN if waits and not at_home(run) else Probe.NO
 
     def do(self, run: Run) -> dict[str, Any]:
+        hold(run)
         judgement = look(run)
         plan = MovePlan.from_plain(run.outcome("strategy")["plan"])
         if judgement.act is Act.OPERATOR:
             return self.ended(run, None, "")
         if judgement.act is Act.UNDONE:
+            let_go(run)
             self.begin(run, plan)
         monitor = Monitor(run, plan, Limits(**run.outcome("strategy")["limits"]),
                           lambda status: mark(run, status), lambda sample: report(run, sample))
         last = monitor.watch()
+        hold(run)
         remember_link(run, monitor)
         return self.ended(run, last, monitor.why)
 
@@ -201,6 +205,7 @@ class Transfer(Step):
             raise Failed(f"Host {host} no longer waits for guest {run.row.guest}.",
                          code="lease_lost")
         mark(run, "running")
+        fresh(run)
         run.world.driver.migrate(run.row.guest, plan)
 
     def ended(self, run: Run, sample: JobSample | None, stopped: str) -> dict[str, Any]:
@@ -252,12 +257,14 @@ class Transfer(Step):
         if state is not None and state.job == "out":
             driver.abort_job(guest)
             raise Unknown("The migration is being stopped.", code="stopping")
+        hold(run)
         judgement = look(run)
         if judgement.act is Act.DONE:
             raise Turned(f"Guest {guest} has arrived after all.")
-        if judgement.act is Act.WAIT and not at_home(run):
+        if judgement.act in (Act.WAIT, Act.STOP) and not at_home(run):
             raise Unknown(f"Where the guest is cannot be told now: {judgement.reason}",
                           code="unsettled")
+        let_go(run)
         if state is not None and state.power_state == states.POWER_PAUSED \
                 and data(run.instance).get("vm_state") == states.ACTIVE:
             driver.resume(guest)  # we, or a cut switch-over, stopped it
@@ -274,14 +281,21 @@ def remember_link(run: Run, monitor: Monitor) -> None:
 def at_home(run: Run) -> bool:
     """Whether the guest is here and nothing sends it: then it has not left, whether or not the
     destination can be asked. To undo takes nothing away, and the destination's lease ends by
-    itself; so a destination that is gone for good does not hold the guest's task up."""
-    return end_of(run.world.driver.state(run.row.guest), source=True) in HERE
+    itself; so a destination that is gone for good does not hold the guest's task up. One that is
+    held may have left."""
+    return _here(run) in HERE
+
+
+def _here(run: Run) -> End:
+    """What this end shows."""
+    here = end_of(run.world.driver.state(run.row.guest), source=True)
+    return End.HELD if held(run, here) else here
 
 
 def look(run: Run) -> Judgement:
     """Judge the migration by what both ends show."""
     guest = run.row.guest
-    source = end_of(run.world.driver.state(guest), source=True)
+    source = _here(run)
     if source is End.LEAVING:
         return truth.judge(source, End.RECEIVING)  # no need to ask the other end
     taken = False

@@ -16,10 +16,11 @@ from tests.crash.share import EVERYTHING, runs_here
 
 SEED = os.environ.get("MAGNETAR_SEED", "20261121")
 # Shares of kills of both agents, and of second kills.
-BOTH, AGAIN = 0.1, 0.03
+BOTH, AGAIN = 0.06, 0.02
 # Ways whose points lie on another way already: how many kills on each are drawn.
 DRAWN = {
     "live_shared": 10, "live_slow": 10, "live_postcopy": 10, "live_postcopy_cut": 20,
+    "live_parted": 20, "live_parted_silent": 10,
     "live_source_away": 10, "live_destination_away": 10, "live_silence": 10, "live_abort": 10,
     "live_force": 10, "live_tuned": 15, "live_lossy": 8, "live_of_a_paused": 8, "resize_here": 15,
     "resize_lossy": 15, "resize_of_a_stopped": 8, "confirm_here": 5, "confirm_of_a_stopped": 3,

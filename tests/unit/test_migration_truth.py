@@ -13,11 +13,13 @@ from compute.model.guest import GuestState
 UUID = "11111111-0000-4000-8000-000000000000"
 GONE = (End.HANDED, End.OFF, End.ABSENT)
 TARGETS = (End.RUNNING, End.STILL, End.RECEIVING, End.OFF, End.ABSENT, End.UNKNOWN)
-SOURCES = (*TARGETS[:2], End.LEAVING, End.HANDED, End.BROKEN, End.OFF, End.ABSENT, End.UNKNOWN)
+SOURCES = (*TARGETS[:2], End.HELD, End.LEAVING, End.HANDED, End.BROKEN, End.OFF, End.ABSENT,
+           End.UNKNOWN)
 # What each pair of ends means; the rows of the design's table with every end spelled out.
 TABLE = {
-    **{(s, t): Act.UNDONE for s in HERE for t in (End.OFF, End.ABSENT)},
-    **{(s, End.RECEIVING): Act.STOP for s in HERE},
+    **{(s, t): Act.UNDONE for s in (*HERE, End.HELD) for t in (End.OFF, End.ABSENT)},
+    **{(s, End.RECEIVING): Act.STOP for s in (*HERE, End.HELD)},
+    **{(End.HELD, t): Act.DONE for t in HERE},
     **{(s, t): Act.OPERATOR for s in HERE for t in HERE},
     **{(End.LEAVING, t): Act.CONTINUE for t in TARGETS},
     **{(s, t): Act.DONE for s in GONE for t in HERE},
