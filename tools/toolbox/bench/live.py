@@ -51,7 +51,7 @@ class Lives:
         :raises RuntimeError: the guest is not where or as it should be.
         """
         while len(self.ours) < self.count:
-            with two(self.on, LOADED) as (guest, bare):
+            with two(self.on, LOADED, BareGuest) as (guest, bare):
                 try:
                     self._with(guest, bare)
                 except Spoilt as spoilt:

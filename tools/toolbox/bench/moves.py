@@ -19,6 +19,7 @@ import libvirt
 
 from tools.toolbox.bench.bare import BareGuest
 from tools.toolbox.bench.figures import Figure, Pair, as_json, pairs_table, say, table
+from tools.toolbox.bench.life import BareLife, network, round_of_life
 from tools.toolbox.bench.live import live
 from tools.toolbox.bench.stage import FLAVORS, IDLE, Stage, two
 from tools.toolbox.lab import Lab, LabHost
@@ -26,11 +27,12 @@ from tools.toolbox.lab.lab import missing, sweep
 from tools.toolbox.lab.place import TOP
 from tools.toolbox.processes import Process
 
-PARTS = ("verbs", "block", "drain", "shared")
+PARTS = ("verbs", "life", "block", "drain", "shared")
 IMAGE = TOP / ".cache/guest.qcow2"
 AT_ONCE = 2  # live migrations that a host of the drain sends at once
 NOVA = {"pause": "0.09", "unpause": "0.09", "suspend": "1.85", "resume": "0.73",
-        "resize on the same host": "5.2", "confirm": "0.57"}
+        "resize on the same host": "5.2", "confirm": "0.57", "snapshot": "1.04 (16 MiB)",
+        "rebuild": "4.1", "rescue": "3.9", "unrescue": "2.25", "shelve": "3.6", "unshelve": "3.4"}
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def stage(shared: bool = False) -> Iterator[Stage]:
     limits = ("", "_per_link")
     options = {"DEFAULT": {**{f"max_concurrent_live_migrations{w}": AT_ONCE for w in limits},
                            "max_concurrent_incoming_live_migrations": AT_ONCE,
-                           "cpu_allocation_ratio": 16},
+                           "cpu_allocation_ratio": 16, "reclaim_instance_interval": 3600},
                "control": {"max_drain_moves": 2 * AT_ONCE, "max_io_ops": 100}}
     try:
         lab.up(2, shared, options=options, owner=Process.of(os.getpid(), "bench"))
@@ -94,18 +96,18 @@ class Verbs:
         again = "shutdown, copy of the disk, defineXML, create"
         both("resize on the same host", do("resize", "resized", flavor="bigger"),
              lambda: bare.resize(FLAVORS["bigger"]["ram"]), again)
-        self._awake()
+        self.awake()
         both("revert", do("resize_revert", "active"), bare.revert,
              "destroy, rename of the disk, defineXML, create")
-        self._awake()
+        self.awake()
         self.on.timed("server.resize", self.guest, "resized", flavor="bigger")
         bare.resize(FLAVORS["bigger"]["ram"])
-        self._awake()
+        self.awake()
         both("confirm", do("resize_confirm", "active"), bare.confirm, "none: files are removed")
         self.on.client.call("host.enable", host=other)
         self.on.timed("server.resize", self.guest, "resized", flavor="tiny")
         self.on.timed("server.resize_confirm", self.guest, "active")
-        self._awake()
+        self.awake()
 
     def _hosts(self) -> None:
         """Cold to the other host and back, so that the guests end where they began."""
@@ -117,11 +119,11 @@ class Verbs:
                       partial(self.bare.cold, theirs),
                       "shutdown, copy of the disk, defineXML and create there, undefine")
             self.on.timed("server.resize_confirm", self.guest, "active")
-            self._awake()
+            self.awake()
             if self.bare.host.name == self.on.lab.hosts[0].name:
                 return
 
-    def _awake(self) -> None:
+    def awake(self) -> None:
         """Wait until both guests are up far enough to hear that they are to shut down."""
         hosts = [(self.on.show(self.guest)["host"], self.guest), (self.bare.host.name, "bare")]
         for host, name in hosts:
@@ -140,11 +142,22 @@ class Verbs:
 
 def verbs(on: Stage, rounds: int) -> list[Pair]:
     """Latency of each verb, from the request to the end of its last operation."""
-    with two(on, IDLE) as (guest, bare):
+    with two(on, IDLE, BareGuest) as (guest, bare):
         measured = Verbs(on, guest, bare)
         for number in range(rounds):
             say(f"all verbs, round {number + 1} of {rounds}")
             measured.round()
+    return measured.pairs()
+
+
+def life(on: Stage, rounds: int) -> list[Pair]:
+    """Latency of the verbs of a guest that stays on its host."""
+    network(on)
+    with two(on, IDLE, BareLife) as (guest, bare):
+        measured = Verbs(on, guest, bare)
+        for number in range(rounds):
+            say(f"the life of a guest, round {number + 1} of {rounds}")
+            round_of_life(on, guest, bare, measured.both, measured.awake)
     return measured.pairs()
 
 
@@ -232,11 +245,13 @@ def measure(parts: Sequence[str], migrations: int, rounds: int, guests: int, pai
         pairs.extend(made.pairs())
         figures.extend(made.figures())
 
-    if {"verbs", "block", "drain"} & set(parts):
+    if {"verbs", "life", "block", "drain"} & set(parts):
         say("two hosts with local disks")
         with stage() as on:
             if "verbs" in parts:
                 pairs += verbs(on, rounds)
+            if "life" in parts:
+                pairs += life(on, rounds)
             if "block" in parts:
                 lives(on, shared=False)
             if "drain" in parts:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import libvirt
 
@@ -32,6 +32,7 @@ FLAVORS = {
     "bigger": {"ram": 224, "disk": 1, "vcpus": 1},
     "loaded": {"ram": 640, "disk": 1, "vcpus": 1},
 }
+Bare = TypeVar("Bare", bound=BareGuest)
 READY, FILLED = "TICK 3", "GUEST-LOADED"
 POLL_SECONDS = 0.25  # seldom: whoever asks takes CPU from what is measured
 MOST_SECONDS = 300
@@ -134,17 +135,17 @@ class Stage:
     def delete(self, guests: Sequence[str]) -> None:
         """Delete guests and wait until they are gone."""
         for guest in guests:
-            self.client.call("server.delete", server=guest)
+            self.client.call("server.delete", server=guest, force=True)
         self.until(lambda: not {one["id"] for one in self.client.call("server.list")}
                    & set(guests), "guests that are gone")
 
 
 @contextmanager
-def two(on: Stage, load: str) -> Iterator[tuple[str, BareGuest]]:
+def two(on: Stage, load: str, kind: type[Bare]) -> Iterator[tuple[str, Bare]]:
     """A guest of Magnetar's, and one like it of bare libvirt, on the same host; both count."""
     guest = on.create("ours", load)
     on.settled(guest, "active")
-    bare = BareGuest(on.lab, on.show(guest)["host"], guest)
+    bare = kind(on.lab, on.show(guest)["host"], guest)
     try:
         mark = FILLED if load else READY
         on.booted([guest], mark)
