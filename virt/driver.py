@@ -305,7 +305,9 @@ class Driver(Protocol):
 
     def migrate(self, uuid: str, plan: MovePlan) -> None:
         """Begin a peer-to-peer live migration and return; the hypervisor goes on with it even if
-        this process dies. Quiet if the domain has a migration job. :meth:`job` tells the rest."""
+        this process dies. Quiet if the domain has a migration job. :meth:`job` tells the rest.
+        A guest that had been stopped for the switch-over may stand still when it fails, for it may
+        go on at the destination: :meth:`resume` lets it go on."""
 
     def job(self, uuid: str) -> JobSample | None:
         """How the domain's outgoing migration stands; its end as well, as long as this process

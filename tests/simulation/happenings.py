@@ -151,12 +151,12 @@ class Happenings:
     def _trouble(self) -> None:
         """Migrations fail in one phase, or a disk is full, for a while."""
         what = self.rng.choice(({"fail_at": "setup"}, {"fail_at": "precopy"},
-                                {"fail_at": "switchover"},
+                                {"fail_at": "switchover"}, {"parted": True},
                                 {"disk_full": [self._some_host().name]}))
         self.sim.log(f"trouble: {what}")
         self.sim.fabric.set(**what)
         self.sim.sleep(self.rng.uniform(5, 60))
-        self.sim.fabric.set(fail_at=None, disk_full=[])
+        self.sim.fabric.set(fail_at=None, disk_full=[], parted=False)
 
     # -- tenants ------------------------------------------------------------------------------
     def _create(self) -> None:

@@ -321,7 +321,8 @@ class Simulation:
         for host in self.hosts:
             host.away_until.clear()
         self.exchange.cut.clear()
-        self.fabric.set(cut=False, fail_at=None, disk_full=[], converges=True)
+        self.fabric.set(cut=False, fail_at=None, disk_full=[], converges=True,
+                        parted=False)
         end = self.clock.time + CONVERGED
         quiet = None  # the passes that each agent has to reach without anything going on
         while self.clock.time < end:

@@ -28,6 +28,7 @@ RECOVER_SECONDS = 30.0
 AGAIN_SECONDS = 0.5
 STATISTICS_SECONDS = 1.0  # how long the event with the final statistics may lag behind the end
 MANY = 1000
+LET_GO_ON = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATION_CANCELED)
 
 
 class Transfer:
@@ -102,7 +103,11 @@ class Moves:
                 domain.migrateSetMaxDowntime(max(1, plan.downtime_ms))
             if transfer.unwanted:
                 raise Unwanted
-            domain.migrateToURI3(plan.uri, values, flags)
+            try:
+                domain.migrateToURI3(plan.uri, values, flags)
+            except libvirt.libvirtError:
+                _stand_still(domain)
+                raise
 
         with self._lock:
             self._completed.pop(uuid, None)
@@ -303,6 +308,17 @@ class Moves:
         except MagnetarError as error:
             if error.code not in ("invalid_state", "guest_not_found"):
                 raise
+
+
+def _stand_still(domain: Any) -> None:
+    """Stop a guest that libvirt let go on after it had stopped it for the switch-over: it may go on
+    at the destination. On the thread of the migration, since each moment counts; should this
+    process be gone, the next one does it."""
+    try:
+        if tuple(domain.state()) == LET_GO_ON:
+            domain.suspend()
+    except libvirt.libvirtError:
+        pass  # whoever asks how the guest is meets the same
 
 
 def _definitions(domain: Any) -> tuple[str, str]:
