@@ -195,6 +195,7 @@ class Manager:
         """Tell an operation to stop and undo itself; legal in every state.
 
         :raises Refused: there is no such operation, it has ended, or is past its point of return.
+        :raises Retryable: code ``journal_unwritable``. It goes on.
         """
         row = self.world.journal.get(operation_id)
         if row is None:
@@ -210,9 +211,12 @@ class Manager:
                           now="It waits for an operator." if waits else "It goes on to its end.",
                           next=f"magnetar op resolve {operation_id} --as retry" if waits else "",
                           code="too_late")
-        self.world.journal.update(row.id, abort=reason)
-        if self.world.journal.row(row.id).state == rows.NEEDS_OPERATOR:
-            self.world.journal.update(row.id, state=rows.UNDOING)
+        try:
+            self.world.journal.update(row.id, abort=reason)
+            if self.world.journal.row(row.id).state == rows.NEEDS_OPERATOR:
+                self.world.journal.update(row.id, state=rows.UNDOING)
+        except SQLAlchemyError as error:
+            raise not_written(f"abort the {row.verb} of", row.guest, error) from error
         self._tell_abort(row.id)
         self.start(self.world.journal.row(row.id))
         return self.world.journal.row(row.id)

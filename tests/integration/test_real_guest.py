@@ -21,13 +21,15 @@ MORE = f"audit_interval = 5\nreport_interval = 2\n[timeouts]\nshutdown = {SHUTDO
 
 
 class RealGuest(testtools.TestCase):
+    MORE = MORE  # further lines of the agent's configuration
+
     def setUp(self):
         super().setUp()
         reason = libvirtd.missing()
         if reason:
             self.skipTest(reason)
         self.daemon = self.useFixture(libvirtd.PrivateLibvirtd())
-        self.agent = self.useFixture(RealAgent(self.daemon.uri, MORE))
+        self.agent = self.useFixture(RealAgent(self.daemon.uri, self.MORE))
         self.addOnException(self._show_log)
 
     def _show_log(self, _) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
+import fixtures
 from sqlalchemy.exc import OperationalError
 
 from compute.engine import runner
@@ -227,6 +228,20 @@ class AbortTest(ManagerTest):
         row = self.accept(manager)
         wait_until(lambda: self.journal.get(row.id).state == rows.UNDONE)
         self.assertEqual(["undo two", "undo one"], self.said[-2:])
+
+    def test_a_journal_that_cannot_be_written_is_said_and_it_goes_on(self):
+        one = self.held()
+        manager = self.manager(Verb("act", [one, self.step("two")]))
+        row = self.accept(manager)
+        wait_until(one.during.reached.is_set)
+        full = OperationalError("UPDATE", {}, Exception("database or disk is full"))
+        with fixtures.MonkeyPatch("db.journal.journal.Journal.update",
+                                  lambda *a, **k: (_ for _ in ()).throw(full)):
+            error = self.assertRaises(Retryable, manager.abort, row.id, "in vain")
+        self.assertEqual("journal_unwritable", error.code)
+        self.assertIn("abort the act of guest", error.what)
+        one.during.go.set()
+        self.ends(row, rows.DONE)
 
     def test_past_the_point_of_no_return(self):
         one = self.held()
