@@ -32,6 +32,7 @@ FROZEN = {
                        "part of its memory is at the other end.",
     "user": "somebody paused it with libvirt. virsh resume {uuid} lets it go on.",
 }
+BOOTED = "booted"  # kind of the claim on a guest that ran before a boot and was busy after it
 BUILD_TASKS = (states.NETWORKING, states.BLOCK_DEVICE_MAPPING, states.SPAWNING)
 
 
@@ -208,8 +209,8 @@ def _at_rest(facts: GuestFacts, rebooted: bool, resume: bool, thaw: bool) -> Ver
     seen = domain.power_state if domain else states.NOSTATE
     if domain is not None and domain.job == "save":
         return Verdict(Act.WAIT, "saving", "The hypervisor writes its memory to disk.")
-    if vm_state == states.ACTIVE and (domain is None or seen in OFF) and rebooted and resume \
-            and recorded == states.RUNNING and facts.disks.value:
+    if rebooted and resume and facts.disks.value and (ran_before(facts) or _is_off(facts) and any(
+            claim.kind == BOOTED for claim in facts.claims)):
         asleep = domain is not None and domain.saved
         return Verdict(Act.START, "host-boot", "It ran before the host went down.",
                        "resume" if asleep else "start")
@@ -232,6 +233,18 @@ def _at_rest(facts: GuestFacts, rebooted: bool, resume: bool, thaw: bool) -> Ver
                        f"({domain.reason}), recorded as "
                        f"{states.POWER_NAMES.get(recorded, recorded)}.")
     return _agreed(facts, vm_state, seen)
+
+
+def _is_off(facts: GuestFacts) -> bool:
+    domain = facts.domain.value
+    return facts.fields.get("vm_state") == states.ACTIVE and (
+        domain is None or domain.power_state in OFF)
+
+
+def ran_before(facts: GuestFacts) -> bool:
+    """Whether a guest that is off is recorded as running, as after a boot of its host."""
+    return facts.domain.known and _is_off(facts) \
+        and facts.fields.get("power_state") == states.RUNNING
 
 
 def _without_domain(vm_state: str | None) -> Verdict:

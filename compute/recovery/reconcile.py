@@ -49,7 +49,7 @@ class Reconciler:
         for row in active:
             self.world.journal.update(row.id, restarts=row.restarts + 1)
         self.world.secrets.sweep(self._active)
-        if active:
+        if active or self._rebooted():
             self.run_pass()
         return len(active)
 
@@ -87,9 +87,13 @@ class Reconciler:
 
     def _one(self, facts: GuestFacts, running: set[str], rebooted: bool) -> None:
         row = facts.operation
+        at_rest = row is None and not facts.fields.get("task_state")
+        if rebooted and not at_rest and decide.ran_before(facts):
+            self.world.journal.claim(decide.BOOTED, facts.uuid, facts.uuid, "", {})
         if row is not None and row.id in running:
             return
-        verdict = self.judge(facts, rebooted)
+        booted = any(claim.kind == decide.BOOTED for claim in facts.claims)
+        verdict = self.judge(facts, rebooted or booted)
         if row is None and verdict.act in DEEDS and self._went_on(facts):
             return
         before = self.verdicts.get(facts.uuid)
@@ -99,6 +103,8 @@ class Reconciler:
         self._apply(facts, verdict)
         if row is None:
             self._let_go(facts)
+        if booted and at_rest and verdict.act is not Act.WAIT:
+            self.world.journal.release(guest=facts.uuid, kind=decide.BOOTED)
 
     def _let_go(self, facts: GuestFacts) -> None:
         """Room for a move that nobody makes any more: it was broken off with the other host."""
