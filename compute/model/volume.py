@@ -1,0 +1,62 @@
+"""A volume of a guest, and where the hypervisor reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """What the hypervisor needs to open a volume that is connected to this host.
+
+    ``kind`` is libvirt's type of a disk: ``file``, ``block`` or ``network``. ``path`` is a path of
+    this host, or a name within the ``protocol`` of ``hosts`` [(name, port)]. ``secret`` and
+    ``luks_secret`` are uuids of libvirt's secrets. ``iotune`` has libvirt's names of limits.
+    """
+
+    kind: str
+    path: str
+    format: str = "raw"
+    protocol: str = ""
+    hosts: tuple[tuple[str, int], ...] = ()
+    auth_user: str = ""
+    secret: str = ""
+    luks_secret: str = ""
+    cache: str = "none"
+    discard: bool = True
+    iotune: Mapping[str, int] = field(default_factory=dict)
+    serial: str = ""
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> VolumeSource:
+        """The source that ``dataclasses.asdict`` made plain data of."""
+        return cls(**{**plain, "hosts": tuple((name, port) for name, port in plain["hosts"])})
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume of a guest (one row of Nova's block device mapping).
+
+    ``connection`` is the connection_info of the volume service, {driver_volume_type, data, ...};
+    empty until the volume is connected to a host. ``target`` is the device's name in the domain,
+    ``size_gb`` in GiB. ``boot_index`` 0 is what the guest boots from.
+    """
+
+    id: str
+    attachment_id: str = ""
+    connection: Mapping[str, Any] = field(default_factory=dict)
+    target: str = "vdb"
+    bus: str = "virtio"
+    device: str = "disk"
+    boot_index: int | None = None
+    tag: str | None = None
+    multiattach: bool = False
+    size_gb: int = 0
+    delete_on_termination: bool = False
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Volume:
+        """The volume that ``dataclasses.asdict`` made plain data of."""
+        return cls(**plain)
