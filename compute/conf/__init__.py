@@ -24,10 +24,11 @@ from compute.conf import (
     resources,
     timeouts,
     vnc,
+    volumes,
 )
 
-MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, migration, vnc, consoleauth,
-           control)
+MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
+           consoleauth, control)
 CONF = cfg.CONF
 
 

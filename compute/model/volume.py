@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# What of a connection's data is a secret: libvirt keeps it from the first connect to the last
+# disconnect, and nobody else does.
+SECRETS = ("auth_password", "discovery_auth_password", "keyring", "passphrase")
+
+
+def without_secrets(connection: Mapping[str, Any]) -> dict[str, Any]:
+    """A connection_info that may be written down. It is enough to connect again with."""
+    data = connection.get("data") or {}
+    return {**connection, "data": {name: value for name, value in data.items()
+                                   if name not in SECRETS}}
+
 
 @dataclass(frozen=True)
 class VolumeSource:
@@ -14,6 +25,7 @@ class VolumeSource:
     ``kind`` is libvirt's type of a disk: ``file``, ``block`` or ``network``. ``path`` is a path of
     this host, or a name within the ``protocol`` of ``hosts`` [(name, port)]. ``secret`` and
     ``luks_secret`` are uuids of libvirt's secrets. ``iotune`` has libvirt's names of limits.
+    ``initiator`` is the name by which QEMU's own iSCSI initiator logs in.
     """
 
     kind: str
@@ -28,6 +40,8 @@ class VolumeSource:
     discard: bool = True
     iotune: Mapping[str, int] = field(default_factory=dict)
     serial: str = ""
+    initiator: str = ""
+    readonly: bool = False
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> VolumeSource:

@@ -12,6 +12,7 @@ from lxml import etree
 from oslo_config import cfg
 
 from compute import conf as magnetar_conf
+from tests.golden import volumes
 from tests.golden.cases import CASES, DIRECTORY, NETWORKS
 from virt.libvirt import abilities, builder, caps, hardware, networks, size
 from virt.storage.firmware import Firmware, Wish
@@ -164,6 +165,10 @@ class TestEveryProperty(GoldenCase):
         touches = self.useFixture(Touches())
         for case in CASES.values():
             build(case)
+        for name in volumes.DISKS:
+            volumes.disk(name)
+        for usage in volumes.SECRETS:
+            volumes.secret(usage)
         parsed = caps.parse(CAPABILITIES)
         self.assertEqual({"x86_64", "i686", "aarch64"}, set(parsed.support))
         found = abilities.parse(DOMAIN_CAPABILITIES, FLAGS, 9000000, 7002000)

@@ -106,6 +106,11 @@ class PrivateLibvirtd(fixtures.Fixture):
         self.kill()
         self.start()
 
+    @property
+    def holder(self) -> int:
+        """The process in whose namespaces the daemons and guests are."""
+        return self._holder.pid
+
     def guest(self, name: str) -> Process:
         """The QEMU process of the running domain `name`. Raises LookupError without one."""
         pid_file = self.base / "run/qemu" / f"{name}.pid"
