@@ -14,7 +14,7 @@ from oslo_config import cfg
 from compute import conf as magnetar_conf
 from tests.golden import volumes
 from tests.golden.cases import CASES, DIRECTORY, NETWORKS
-from virt.libvirt import abilities, builder, caps, hardware, networks, size
+from virt.libvirt import abilities, builder, caps, hardware, networks, othertypes, size
 from virt.storage.firmware import Firmware, Wish
 from virt.xml import base
 from virt.xml import metadata as xml_metadata
@@ -162,6 +162,8 @@ def declared_properties():
 
 class TestEveryProperty(GoldenCase):
     def test_no_property_is_declared_that_nothing_uses(self):
+        from tests.golden.test_other_types import plan as other
+
         touches = self.useFixture(Touches())
         for case in CASES.values():
             build(case)
@@ -169,6 +171,8 @@ class TestEveryProperty(GoldenCase):
             volumes.disk(name)
         for usage in volumes.SECRETS:
             volumes.secret(usage)
+        for type in othertypes.KINDS:
+            othertypes.build(other(type))
         parsed = caps.parse(CAPABILITIES)
         self.assertEqual({"x86_64", "i686", "aarch64"}, set(parsed.support))
         found = abilities.parse(DOMAIN_CAPABILITIES, FLAGS, 9000000, 7002000)
