@@ -1,4 +1,4 @@
-"""[libvirt], the part about volumes: how the host and QEMU reach them."""
+"""[libvirt], the part about volumes, and about root disks that are no files."""
 
 from oslo_config import cfg
 
@@ -58,8 +58,8 @@ OPTS = [
     cfg.StrOpt(
         "rbd_user",
         default="",
-        help="Ceph user for volumes in RBD, instead of the one that the volume service names. It "
-        "goes with rbd_secret_uuid.",
+        help="Ceph user for volumes in RBD, instead of the one that the volume service names, and "
+        "for root disks there. It goes with rbd_secret_uuid.",
     ),
     cfg.StrOpt(
         "rbd_secret_uuid",
@@ -67,5 +67,23 @@ OPTS = [
         help="uuid of the libvirt secret with the key of rbd_user; it has to be defined on each "
         "host (virsh secret-define, secret-set-value). Empty uses the secret or keyring that the "
         "volume service names.",
+    ),
+    cfg.StrOpt(
+        "images_volume_group",
+        default="",
+        help="Volume group of LVM for [disk] images_type = lvm. It has to stay set while a guest "
+        "has its root disk there.",
+    ),
+    cfg.StrOpt(
+        "images_rbd_pool",
+        default="rbd",
+        help="Pool of Ceph for [disk] images_type = rbd. It has to stay the same while a guest "
+        "has its root disk there.",
+    ),
+    cfg.StrOpt(
+        "images_rbd_ceph_conf",
+        default="/etc/ceph/ceph.conf",
+        help="Ceph's configuration file for root disks, which names the monitors: the command rbd "
+        "and QEMU read it.",
     ),
 ]

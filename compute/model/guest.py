@@ -180,6 +180,7 @@ class Disk:
     size: int
     device: str = "disk"  # disk or cdrom
     bus: str = ""  # where it is not the guest's usual one for such a device
+    link: str = ""  # /dev/<group>/<name> or rbd:<pool>/<name>, where ``path`` is a link to that
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,15 @@ def placed(subject, **changes):
 # name -> guest, disks, NICs, options of [libvirt], virt_type, cache mode
 CASES = {
     "plain": (GUEST, [ROOT], [], {}, "qemu", "none"),
+    "root-in-lvm": (
+        GUEST, [replace(RAW, link="/dev/guests/6f1e2d3c_disk.00000001"), CONFIG], [], {}, "qemu",
+        "none",
+    ),
+    "root-in-rbd": (
+        GUEST, [replace(RAW, link="rbd:vms/6f1e2d3c_disk.00000001")], [],
+        {"rbd_user": "nova", "rbd_secret_uuid": "5ec0e700-0000-4000-8000-000000000001"}, "qemu",
+        "none",
+    ),
     "typical-kvm": (
         guest(vcpus=4), [ROOT, EPHEMERAL, SWAP, CONFIG], [NIC, BRIDGED], {}, "kvm", "none",
     ),

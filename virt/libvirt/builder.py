@@ -9,7 +9,7 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model import guest as model
-from virt.libvirt import boot, extras, metadata, placed, quota, sev, tpm
+from virt.libvirt import boot, extras, linked, metadata, placed, quota, sev, tpm
 from virt.libvirt.hardware import Hardware
 from virt.storage.firmware import KIND as NVRAM
 from virt.storage.firmware import Firmware
@@ -173,6 +173,8 @@ def disks(domain: Domain, plan: Plan) -> None:
             type="file", device=drive.device, driver="qemu", format=drive.format,
             cache=plan.cache, source=drive.path, target=_target(used, bus), bus=bus,
         )  # fmt: skip
+        if drive.link:
+            linked.lead(made, drive, plan.options)
         if drive.device == "cdrom":
             made.readonly = True
         else:
@@ -229,7 +231,8 @@ def _target(used: dict[str, int], bus: str) -> str:
 def _tune(made: disk.Disk, plan: Plan) -> None:
     """Settings of a writable disk. Native AIO needs cache=none and never blocks only on raw."""
     options = plan.options
-    made.io = "native" if made.format == "raw" and made.cache == "none" else "threads"
+    if made.type != "network":
+        made.io = "native" if made.format == "raw" and made.cache == "none" else "threads"
     if options.hw_disk_discard == "unmap":
         made.discard = "unmap"
         made.detect_zeroes = "unmap" if options.disk_detect_zeroes else None

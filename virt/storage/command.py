@@ -196,6 +196,14 @@ class QemuImg:
         argv = ("convert", "-q", "-f", format, "-O", format, source, target)
         self._run(*argv, more_cpu=_more_cpu(size), cancel=cancel)
 
+    def fill(self, source: str, format: str, device: str, size: int) -> None:
+        """Write an image's contents to a device that exists.
+
+        ``size`` in bytes is only used for the limit of CPU time.
+        """
+        argv = ("convert", "-q", "-n", "-f", format, "-O", "raw", source, device)
+        self._run(*argv, more_cpu=_more_cpu(size))
+
     def absorb(self, path: str, size: int) -> None:
         """Write the contents of a qcow2 file's base into it, and let it forget the base.
 

@@ -14,6 +14,7 @@ from compute.model.guest import Disk
 from virt.driver import Cancel, Progress
 from virt.storage import command, files
 from virt.storage.dirs import Dirs, backing_file
+from virt.storage.linked import Linked
 
 MAKING, WHOLE = "disk.copying", "disk.copy"
 
@@ -21,8 +22,8 @@ MAKING, WHOLE = "disk.copying", "disk.copy"
 class OneCopy:
     """Copies of root disks: the files. What copies a disk in use is the hypervisor."""
 
-    def __init__(self, dirs: Dirs, qemu_img: command.QemuImg):
-        self._dirs, self._qemu_img = dirs, qemu_img
+    def __init__(self, dirs: Dirs, qemu_img: command.QemuImg, linked: Linked):
+        self._dirs, self._qemu_img, self._linked = dirs, qemu_img, linked
 
     def root(self, uuid: str) -> Disk:
         """The root disk. Raises Failed(code='disks_missing')."""
@@ -44,7 +45,7 @@ class OneCopy:
         root = self.root(uuid)
         self.remove(uuid)
         with files.explained(f"Looking for room to copy the disk of guest {uuid}"):
-            need = os.stat(root.path).st_blocks * 512
+            need = root.size if root.link else os.stat(root.path).st_blocks * 512
             free = files.free(self._dirs.of(uuid))
         if need > free:
             raise files.disk_full(
@@ -63,7 +64,9 @@ class OneCopy:
         """Copy a disk that nothing writes to. Raises Retryable(code='disk_full')."""
         root, path = self.begin(uuid)
         with files.explained(f"Copying the disk of guest {uuid}", "The disk is as it was."):
-            if root.format == "raw":
+            if root.link:
+                self._linked.copy_out(root, path, cancel)
+            elif root.format == "raw":
                 files.copy(root.path, path, progress, cancel)
             else:
                 self._qemu_img.flatten(root.path, root.format, path, root.size, cancel)
@@ -72,7 +75,7 @@ class OneCopy:
     def whole(self, uuid: str) -> Disk | None:
         """The copy, once it is whole."""
         path = self._path(uuid, WHOLE)
-        return replace(self.root(uuid), path=path) if os.path.exists(path) else None
+        return replace(self.root(uuid), path=path, link="") if os.path.exists(path) else None
 
     def remove(self, uuid: str) -> None:
         """Remove all of it. Quiet if there is nothing."""
@@ -84,9 +87,13 @@ class OneCopy:
         """Let the root disk stand by itself, in place: what it has of its base is written into it
         before its header forgets the base. Raises Retryable(code='disk_full')."""
         record = self._dirs.record(uuid)
-        if record is None or not record.base:
+        if record is None:
             return
         root = self.root(uuid)
+        if root.link:
+            self._linked.stand_alone(root)
+        if not record.base:
+            return
         with files.explained(f"Writing the base of the disk of guest {uuid} into it"):
             if root.format == "qcow2" and backing_file(root.path):
                 self._qemu_img.absorb(root.path, root.size)

@@ -23,6 +23,7 @@ class Source(Element):
     protocol = Prop("@protocol")
     name = Prop("@name")
     hosts = Children(Host)
+    config = Prop("config@file")  # Ceph's, which names its hosts
     initiator = Prop("initiator/iqn@name")
     user = Prop("auth@username")
     secret_usage = Prop("auth/secret@type")
