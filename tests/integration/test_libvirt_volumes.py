@@ -121,6 +121,7 @@ class TestVolumes(LibvirtCase):
             self.assertEqual(-1 if connection["data"].get("encrypted") else MIB, where, path)
         self.assertEqual(1, self.targets.sessions())
         self.assertEqual(2, len(self.kept()))
+        self.grows(*kinds["vdd"])
         self.survives_a_reboot(kinds)
         self.host.power_off(self.subject.uuid)
         self.assertTrue(until(lambda: not self.targets.sessions()))
@@ -128,6 +129,19 @@ class TestVolumes(LibvirtCase):
             for _ in range(2):
                 self.volumes.disconnect(without_secrets(connection), self.subject.uuid)
         self.assertEqual([], self.kept())
+
+    def grows(self, connection, path):
+        """An encrypted volume grows by what was added, and no further: its header stays."""
+        size = os.stat(path).st_size
+        before = self.volumes.grow(without_secrets(connection))
+        self.assertLess(before, size)
+        os.truncate(path, size + 8 * MIB)
+        grown = self.volumes.grow(without_secrets(connection))
+        self.assertEqual(before + 8 * MIB, grown)
+        self.host.connection.call("grow", self.handle.blockResize, "vdd", grown,
+                                  libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)  # fmt: skip
+        self.assertEqual(grown, self.handle.blockInfo("vdd")[0])
+        self.assertEqual(size + 8 * MIB, os.stat(path).st_size)
 
     def survives_a_reboot(self, kinds):
         """Connected again with what may be written down, also after libvirtd's own restart."""

@@ -236,6 +236,16 @@ class EncryptionTest(VolumesCase):
         self.assertEqual({}, self.secrets.kept)
         self.refused("volume_secret_missing", "local", device_path=self.file(), encrypted=True)
 
+    def test_the_size_that_a_guest_gets_is_without_the_header(self):
+        path, key = os.path.join(self.base, "luks"), os.path.join(self.base, "key")
+        with open(key, "w") as file:
+            file.write("a passphrase")
+        qemu_img("create", "-q", "--object", f"secret,id=it,file={key}", "-f", "luks", "-o",
+                 "key-secret=it,iter-time=10", path, "8M")  # fmt: skip
+        self.assertEqual(8 << 20, self.volumes.grow(
+            info("local", device_path=path, encrypted=True)))  # fmt: skip
+        self.assertLess(8 << 20, self.volumes.grow(info("local", device_path=path)))
+
     def test_another_key_manager(self):
         class Barbican:
             def passphrase(self, volume, data):

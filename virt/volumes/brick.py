@@ -63,11 +63,10 @@ class Brick(Backend):
                 found = connector.extend_volume(dict(connection.data))
             except NotImplementedError:
                 found = None
-            if found:
+            if found and not connection.encrypted:
                 return int(found)
             path = self._users.of(self._thing(connection))["path"]
-            format = connection.data.get("format") or "raw"
-            return measure(self._qemu_img, path, str(format)) if path else 0
+            return measure(self._qemu_img, path, connection.layout) if path else 0
 
         return self._library.run(f"see the new size of volume {connection.volume}", work)
 

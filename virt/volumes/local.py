@@ -37,7 +37,7 @@ class Local(Backend):
 
     def size(self, connection: Connection) -> int:
         source = self.connect(connection)
-        return measure(self._qemu_img, source.path, source.format)
+        return measure(self._qemu_img, source.path, connection.layout)
 
 
 

@@ -62,7 +62,7 @@ class Share(Backend):
     def size(self, connection: Connection) -> int:
         directory = self._users.of(self._thing(connection))["path"]
         path = os.path.join(directory, os.path.basename(str(connection.need("name"))))
-        return measure(self._qemu_img, path, str(connection.data.get("format") or "raw"))
+        return measure(self._qemu_img, path, connection.layout)
 
     def _connector(self, connection: Connection) -> Any:
         kind, base = connection.type, os.path.join(self._base, connection.type)

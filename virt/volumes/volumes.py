@@ -86,7 +86,7 @@ class Volumes:
 
     def grow(self, connection_info: Mapping[str, Any]) -> int:
         """Let the host see that a volume has grown: the new size in bytes, 0 where only QEMU can
-        tell. What LUKS takes for itself is part of it."""
+        tell. It is what a guest can see of it, without what LUKS takes for itself."""
         connection = Connection.of(connection_info)
         return self._backend(connection.type).size(connection)
 
