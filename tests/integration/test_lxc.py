@@ -22,9 +22,10 @@ from compute import errors
 from compute.model import states
 from compute.model.guest import Flavor, Guest
 from tests.integration import libvirtd
+from tests.integration.agent import RealAgent
 from tests.integration.patience import SECONDS, until
 from tests.integration.test_libvirt_driver import Events
-from tests.modes import EVENTLET, NATIVE, once
+from tests.modes import AGENTS, EVENTLET, NATIVE, once
 from tests.unit.storage_support import Source, make_guest, nothing
 from virt.libvirt.driver import LibvirtDriver
 from virt.storage.store import Store
@@ -62,6 +63,25 @@ class Libvirtd(libvirtd.PrivateLibvirtd):
         self.lxc = self.uri.replace("qemu+unix", "lxc+unix")
 
 
+def image(base: str) -> str:
+    """A raw image that holds one file system with a busybox in it."""
+    root = os.path.join(base, "root")
+    for name in ("bin", "sbin", "proc", "sys", "dev", "etc", "tmp", "var", "run"):
+        os.makedirs(os.path.join(root, name))
+    shutil.copy(BUSYBOX, os.path.join(root, "bin/busybox"))
+    for name in ("sh", "echo", "cat", "sleep"):
+        os.symlink("busybox", os.path.join(root, "bin", name))
+    with open(os.path.join(root, "sbin/init"), "w") as file:
+        file.write(INIT)
+    os.chmod(os.path.join(root, "sbin/init"), 0o755)
+    path = os.path.join(base, "image.raw")
+    with open(path, "wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", root, path], check=True, timeout=SECONDS,
+                   env={"PATH": libvirtd.PATH})  # fmt: skip
+    return path
+
+
 @once(NATIVE, EVENTLET)
 class TestContainers(testtools.TestCase):
     def setUp(self):
@@ -84,30 +104,12 @@ class TestContainers(testtools.TestCase):
         self.driver.start(Events())
         self.addCleanup(self.driver.stop)
 
-    def image(self) -> str:
-        """A raw image that holds one file system with a busybox in it."""
-        root = os.path.join(self.base, "root")
-        for name in ("bin", "sbin", "proc", "sys", "dev", "etc", "tmp", "var", "run"):
-            os.makedirs(os.path.join(root, name))
-        shutil.copy(BUSYBOX, os.path.join(root, "bin/busybox"))
-        for name in ("sh", "echo", "cat", "sleep"):
-            os.symlink("busybox", os.path.join(root, "bin", name))
-        with open(os.path.join(root, "sbin/init"), "w") as file:
-            file.write(INIT)
-        os.chmod(os.path.join(root, "sbin/init"), 0o755)
-        path = os.path.join(self.base, "image.raw")
-        with open(path, "wb") as file:
-            file.truncate(24 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-d", root, path], check=True, timeout=SECONDS,
-                       env={"PATH": libvirtd.PATH})  # fmt: skip
-        return path
-
     def made(self) -> Guest:
         """A container with its disk, defined."""
         source = Source()
-        image = source.add(self.image(), disk_format="raw")
-        subject = make_guest(image, flavor=Flavor("small", 1, 64, root_gb=1))
-        base = self.store.fetch_image(image, source, nothing, nothing)
+        described = source.add(image(self.base), disk_format="raw")
+        subject = make_guest(described, flavor=Flavor("small", 1, 64, root_gb=1))
+        base = self.store.fetch_image(described, source, nothing, nothing)
         disks = self.store.create_disks(subject, base, {})
         self.driver.check_guest(subject)
         self.assertEqual({}, self.driver.define(subject, disks, (), generation=1,
@@ -141,6 +143,9 @@ class TestContainers(testtools.TestCase):
             console.settimeout(SECONDS)
             first = self.read(console, rb"TICK (\d+) on init\r\n")
             self.assertGreater(self.read(console, rb"TICK (\d+) on init\r\n"), first)
+        self.driver.pause(subject.uuid)
+        self.assertEqual("paused", self.power(subject))
+        self.driver.resume(subject.uuid)
         self.daemon.restart()
         self.assertTrue(until(lambda: self.driver.connected()))
         self.assertEqual("running", self.power(subject))
@@ -165,3 +170,56 @@ class TestContainers(testtools.TestCase):
         connection = libvirt.open(self.daemon.lxc)
         self.addCleanup(connection.close)
         self.assertEqual([], connection.listAllDomains())
+
+
+@once(AGENTS, EVENTLET)
+class TestAgent(testtools.TestCase):
+    """A whole agent whose guests are containers."""
+
+    def setUp(self):
+        super().setUp()
+        if why := missing():
+            self.skipTest(why)
+        self.daemon = self.useFixture(Libvirtd())
+        self.agent = self.useFixture(RealAgent(self.daemon.lxc))
+        config = self.agent.home / "magnetar.conf"
+        text = config.read_text().replace("virt_type = qemu", "virt_type = lxc")
+        config.write_text(
+            f"{text}[disk]\nimages_type = raw\ninstances_path = {self.agent.home}/i\n")
+        self.addOnException(lambda _: self.addDetail("agent", testtools.content.text_content(
+            self.agent.log())))
+
+    def settled(self, state: str) -> None:
+        def there() -> bool:
+            shown = self.agent.call("server.show", server="box")
+            return ((shown["vm_state"], shown["task_state"]) == (state, None)
+                    and not self.agent.call("op.list"))
+        self.agent.until(there, f"box {state}")
+
+    def test_a_tenants_container(self):
+        self.agent.start()
+        path = image(str(self.agent.home))
+        with open(path, "rb") as file:
+            self.agent.client.upload("image.create", file, os.stat(path).st_size,
+                                     lambda sent: None, name="box", disk_format="raw")
+        self.agent.call("flavor.create", name="box", ram=64, vcpus=1, disk=1)
+        self.agent.call("network.create", name="lab", subnet="192.168.76.0/24", nat=True)
+        self.agent.call("server.create", name="box", image="box", flavor="box",
+                        networks=["lab"])  # fmt: skip
+        self.settled("active")
+        with self.agent.client.console(self.agent.call("server.show", server="box")["id"]) as end:
+            end.settimeout(SECONDS)
+            self.assertIn(b"TICK", end.recv(4096))
+        for verb, state in (("pause", "paused"), ("unpause", "active"), ("stop", "stopped"),
+                            ("start", "active")):
+            self.agent.call(f"server.{verb}", server="box")
+            self.settled(state)
+        self.agent.kill()
+        self.agent.start()
+        self.agent.call("server.reboot", server="box", hard=True)
+        self.settled("active")
+        self.assertEqual([], self.agent.call("audit")["findings"])
+        self.agent.call("server.delete", server="box")
+        self.agent.until(lambda: not self.agent.call("server.list")
+                         and not self.agent.call("op.list"), "deleted")
+        self.assertTrue(self.agent.call("audit")["clean"])

@@ -38,4 +38,5 @@ class NBD(Backend):
         host, port = source.hosts[0]
         node = {"driver": "nbd", "export": source.path,
                 "server": {"type": "inet", "host": host, "port": str(port)}}
-        return int(self._qemu_img.info(f"json:{json.dumps(node)}", connection.layout)["virtual-size"])
+        found = self._qemu_img.info(f"json:{json.dumps(node)}", connection.layout)
+        return int(found["virtual-size"])
