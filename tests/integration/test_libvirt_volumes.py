@@ -133,10 +133,11 @@ class TestVolumes(LibvirtCase):
     def grows(self, connection, path):
         """An encrypted volume grows by what was added, and no further: its header stays."""
         size = os.stat(path).st_size
-        before = self.volumes.grow(without_secrets(connection))
+        before = self.volumes.usable(without_secrets(connection))
         self.assertLess(before, size)
         os.truncate(path, size + 8 * MIB)
-        grown = self.volumes.grow(without_secrets(connection))
+        self.assertEqual(size + 8 * MIB, self.volumes.grow(without_secrets(connection)))
+        grown = self.volumes.usable(without_secrets(connection))
         self.assertEqual(before + 8 * MIB, grown)
         self.host.connection.call("grow", self.handle.blockResize, "vdd", grown,
                                   libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)  # fmt: skip

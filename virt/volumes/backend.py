@@ -26,6 +26,7 @@ class Backend(ABC):
     def disconnect(self, connection: Connection) -> None:  # noqa: B027 - QEMU did
         """Take the volume off this host; quiet if it is not there. Raises as :meth:`connect`."""
 
-    def size(self, connection: Connection) -> int:
-        """Look again how large the volume is: bytes, 0 where only QEMU can tell."""
+    def size(self, connection: Connection, format: str) -> int:
+        """Look again how large the volume is, read as ``format``: bytes, 0 where only QEMU can
+        tell."""
         return 0

@@ -38,8 +38,7 @@ class Brick(Backend):
             return path
 
         path = self._library.run(f"connect volume {connection.volume}", work)
-        format = connection.data.get("format") or "raw"
-        return VolumeSource("block" if _is_block(path) else "file", path, str(format))
+        return VolumeSource("block" if _is_block(path) else "file", path, connection.format)
 
     def disconnect(self, connection: Connection) -> None:
         connector = self._library.connector(ALIASES.get(connection.type, connection.type))
@@ -55,7 +54,7 @@ class Brick(Backend):
 
         self._library.run(f"disconnect volume {connection.volume}", work)
 
-    def size(self, connection: Connection) -> int:
+    def size(self, connection: Connection, format: str) -> int:
         connector = self._library.connector(ALIASES.get(connection.type, connection.type))
 
         def work() -> int:
@@ -63,10 +62,10 @@ class Brick(Backend):
                 found = connector.extend_volume(dict(connection.data))
             except NotImplementedError:
                 found = None
-            if found and not connection.encrypted:
+            if found and format != "luks":
                 return int(found)
             path = self._users.of(self._thing(connection))["path"]
-            return measure(self._qemu_img, path, connection.layout) if path else 0
+            return measure(self._qemu_img, path, format) if path else 0
 
         return self._library.run(f"see the new size of volume {connection.volume}", work)
 

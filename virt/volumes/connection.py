@@ -46,11 +46,14 @@ class Connection:
         return bool(self.data.get("encrypted"))
 
     @property
+    def format(self) -> str:
+        return str(self.data.get("format") or "raw")
+
+    @property
     def layout(self) -> str:
         """What is to be looked into for the size that a guest sees: LUKS has a header, which is
         QEMU's matter in a qcow2 file."""
-        format = str(self.data.get("format") or "raw")
-        return "luks" if self.encrypted and format == "raw" else format
+        return "luks" if self.encrypted and self.format == "raw" else self.format
 
     @property
     def readonly(self) -> bool:

@@ -35,9 +35,9 @@ class Local(Backend):
             raise unacceptable(connection.volume, f"is neither file nor block device: {path}")
         return VolumeSource("block" if stat.S_ISBLK(mode) else "file", path, format)
 
-    def size(self, connection: Connection) -> int:
+    def size(self, connection: Connection, format: str) -> int:
         source = self.connect(connection)
-        return measure(self._qemu_img, source.path, connection.layout)
+        return measure(self._qemu_img, source.path, format)
 
 
 

@@ -33,10 +33,10 @@ class NBD(Backend):
             hosts = (portal(connection.volume, f"[{host}]:{port}", PORT),)
         return VolumeSource("network", str(data.get("export") or ""), protocol="nbd", hosts=hosts)
 
-    def size(self, connection: Connection) -> int:
+    def size(self, connection: Connection, format: str) -> int:
         source = self.connect(connection)
         host, port = source.hosts[0]
         node = {"driver": "nbd", "export": source.path,
                 "server": {"type": "inet", "host": host, "port": str(port)}}
-        found = self._qemu_img.info(f"json:{json.dumps(node)}", connection.layout)
+        found = self._qemu_img.info(f"json:{json.dumps(node)}", format)
         return int(found["virtual-size"])

@@ -59,10 +59,10 @@ class Share(Backend):
 
         self._library.run(f"let go of the share of volume {connection.volume}", work)
 
-    def size(self, connection: Connection) -> int:
+    def size(self, connection: Connection, format: str) -> int:
         directory = self._users.of(self._thing(connection))["path"]
         path = os.path.join(directory, os.path.basename(str(connection.need("name"))))
-        return measure(self._qemu_img, path, connection.layout)
+        return measure(self._qemu_img, path, format)
 
     def _connector(self, connection: Connection) -> Any:
         kind, base = connection.type, os.path.join(self._base, connection.type)

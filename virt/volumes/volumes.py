@@ -86,9 +86,15 @@ class Volumes:
 
     def grow(self, connection_info: Mapping[str, Any]) -> int:
         """Let the host see that a volume has grown: the new size in bytes, 0 where only QEMU can
-        tell. It is what a guest can see of it, without what LUKS takes for itself."""
+        tell."""
         connection = Connection.of(connection_info)
-        return self._backend(connection.type).size(connection)
+        return self._backend(connection.type).size(connection, connection.format)
+
+    def usable(self, connection_info: Mapping[str, Any]) -> int:
+        """What of :meth:`grow` the guest gets: without the header of LUKS. An encrypted disk that
+        is in use is made larger by this size."""
+        connection = Connection.of(connection_info)
+        return self._backend(connection.type).size(connection, connection.layout)
 
     def _backend(self, kind: str) -> Backend:
         if kind == "iscsi" and self._options.volume_iscsi == "host":
