@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.integration.patience import SECONDS, until
 from tests.integration.test_libvirt_driver import Events
 from tests.modes import AGENTS, EVENTLET, NATIVE, once
 from tests.unit.storage_support import Source, make_guest, nothing
+from tools.toolbox.processes import Process
 from virt.libvirt.driver import LibvirtDriver
 from virt.storage.store import Store
 
@@ -61,6 +63,15 @@ class Libvirtd(libvirtd.PrivateLibvirtd):
     def _setUp(self):
         super()._setUp()
         self.lxc = self.uri.replace("qemu+unix", "lxc+unix")
+        self.addCleanup(self._end_containers)
+
+    def _end_containers(self):
+        """They have mount namespaces of their own, and so outlive the holder's."""
+        for path in (self.base / "run/lxc").glob("*.pid"):
+            found = Process.of(int(path.read_text()), path.stem)
+            if found is not None:
+                found.signal(signal.SIGKILL)
+                found.wait(SECONDS)
 
 
 def image(base: str) -> str:
