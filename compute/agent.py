@@ -39,8 +39,8 @@ from compute.rpc.conductor import ConductorClient
 from compute.rpc.peer import PeerClient
 from compute.rpc.serializer import ContextSerializer
 from compute.rpc.server import Server
+from compute.services import chosen
 from compute.services.images import LocalImages
-from compute.services.networks import EmbeddedNetworks, NoNetworks
 from db.engine import migrate, open_engine
 from db.journal import Journal, OperationRow
 
@@ -138,13 +138,12 @@ class Agent:
         self.tracker = Tracker(conf, self.host, self.journal, self.driver, self.conductor)
         self.context = {"is_admin": True, "roles": ["admin"], "user_id": None, "project_id": None,
                         "request_id": None, "read_deleted": "no"}
-        networks = EmbeddedNetworks(self.conductor, self.host) \
-            if conf.network_service == "embedded" else NoNetworks()
         self.world = World(
             host=self.host, conf=conf, journal=self.journal, driver=self.driver,
-            conductor=self.conductor, images=LocalImages(conf.image_dir), networks=networks,
-            peers=PeerClient(transport, serializer), inventory=self.tracker, secrets=secrets,
-            clock=clock)
+            conductor=self.conductor, images=LocalImages(conf.image_dir),
+            networks=chosen.networks(conf, self.conductor, self.host),
+            volumes=chosen.volumes(conf, self.conductor), peers=PeerClient(transport, serializer),
+            inventory=self.tracker, secrets=secrets, clock=clock)
         self.manager = Manager(self.world, conf.operation_workers, OPERATIONS, self._ended)
         self.reconciler = Reconciler(self.manager, self.context)
         self.resizes = Resizes(self.manager, self.context)

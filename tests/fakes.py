@@ -31,6 +31,7 @@ from compute.model import states
 from compute.model.guest import Address, Image, Nic
 from compute.resources.tracker import Tracker
 from compute.rpc.primitives import make, make_list
+from compute.services.volumes import NoVolumes
 from db.engine import migrate, open_engine
 from db.journal import Journal
 from tests.fake_conductor import HOST, FakeConductor, migration
@@ -298,7 +299,7 @@ def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=Non
     tracker.record = make("ComputeNode", {"id": 1, "uuid": "n"}, changes=())
     return World(host=host, conf=options, journal=journal, driver=driver, conductor=conductor,
                  images=FakeImages(common / "images", image_hook),
-                 networks=FakeNetworks(common / "ports", network_hook),
+                 networks=FakeNetworks(common / "ports", network_hook), volumes=NoVolumes(),
                  peers=FakePeers(exchange or Exchange(), host, peer_hook),
                  inventory=tracker, secrets=Secrets(root / "secrets"), clock=clock)
 

@@ -163,6 +163,17 @@ OPTS = [
         "With none, a build that asks for a network is refused rather than left without one.",
     ),
     cfg.StrOpt(
+        "volume_service",
+        default="none",
+        choices=[
+            ("none", "guests have no volumes"),
+            ("embedded", "the embedded control plane keeps volumes"),
+        ],
+        help="Who keeps volumes. 'magnetar up' makes it embedded unless it is set. With none, "
+        "whatever asks for a volume is refused. Changing it on a host whose guests have volumes "
+        "leaves these without anybody to ask: detach them first.",
+    ),
+    cfg.StrOpt(
         "dhcp_domain",
         default="",
         help="Appended to the host name in the guest's metadata, as in name.example.org; empty "

@@ -90,6 +90,52 @@ class Networks(Protocol):
         it gives the same. Raises Refused, Retryable, Unknown."""
 
 
+class Volumes(Protocol):
+    """The volume service, in the words of Cinder's API 3.44; adapters are in
+    compute.services.volumes and compute.services.cinder.
+
+    Each method raises Refused when the service said no (``volume_not_found``,
+    ``attachment_not_found``, ``volume_unavailable``, ``volume_failed``), Retryable when it cannot
+    be reached, Unknown when no answer came.
+    """
+
+    def show(self, context: Context, volume_id: str) -> Mapping[str, Any]:
+        """{id, name, status, size (GiB), multiattach, bootable, image_metadata, volume_type,
+        migration_status, attachments: [{attachment_id, server_id, host_name, device}]}."""
+
+    def create(self, context: Context, size_gb: int, name: str, image_id: str | None = None,
+               snapshot_id: str | None = None, volume_type: str | None = None,
+               source_volume_id: str | None = None) -> str:
+        """A new volume's id; :meth:`show` tells when it is ``available``, or ``error``. Asked
+        again it makes another one."""
+
+    def delete(self, context: Context, volume_id: str) -> None:
+        """Delete a volume that nobody uses. Quiet if it is gone."""
+
+    def attachment_create(self, context: Context, volume_id: str, guest: str) -> str:
+        """Reserve a volume for a guest; the attachment's id."""
+
+    def attachment_update(self, context: Context, attachment_id: str,
+                          connector: Mapping[str, Any], mountpoint: str) -> dict[str, Any]:
+        """Give this host, which ``connector`` describes, access to the volume; its
+        connection_info. Asked again with the same it gives the same."""
+
+    def attachment_complete(self, context: Context, attachment_id: str) -> None:
+        """The volume is attached: its status becomes ``in-use``. Quiet if it is."""
+
+    def attachment_delete(self, context: Context, attachment_id: str) -> None:
+        """Give the volume, or the reservation, back. Quiet if it is gone."""
+
+    def roll_detaching(self, context: Context, volume_id: str) -> None:
+        """A detach that was begun does not take place: ``detaching`` becomes ``in-use``. Quiet if
+        the volume is not detaching."""
+
+    def migrate_completion(self, context: Context, old_id: str, new_id: str,
+                           error: bool) -> Mapping[str, Any]:
+        """A guest works with ``new_id`` in place of ``old_id``, or with ``error`` still with the
+        old one. {save_volume_id}: which id the guest's record has to name."""
+
+
 @dataclass(frozen=True)
 class PeerView:
     """What the agent of another host sees of a guest there.
@@ -192,6 +238,7 @@ class World:
     conductor: Conductor
     images: Images
     networks: Networks
+    volumes: Volumes
     peers: Peers
     inventory: Inventory
     secrets: Any

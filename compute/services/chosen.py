@@ -1,0 +1,23 @@
+"""Which adapter of each port the configuration chooses. Those that speak to other services over
+HTTP are imported only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compute.services.networks import EmbeddedNetworks, NoNetworks
+from compute.services.volumes import EmbeddedVolumes, NoVolumes
+
+
+def networks(conf: Any, conductor: Any, host: str) -> Any:
+    """A :class:`compute.engine.world.Networks`."""
+    if conf.network_service == "embedded":
+        return EmbeddedNetworks(conductor, host)
+    return NoNetworks()
+
+
+def volumes(conf: Any, conductor: Any) -> Any:
+    """A :class:`compute.engine.world.Volumes`."""
+    if conf.volume_service == "embedded":
+        return EmbeddedVolumes(conductor)
+    return NoVolumes()
