@@ -14,6 +14,7 @@ from oslo_config import cfg
 
 from compute.conf import (
     agent,
+    cinder,
     compute,
     consoleauth,
     control,
@@ -28,7 +29,7 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           consoleauth, control)
+           consoleauth, control, cinder)
 CONF = cfg.CONF
 
 

@@ -168,6 +168,7 @@ OPTS = [
         choices=[
             ("none", "guests have no volumes"),
             ("embedded", "the embedded control plane keeps volumes"),
+            ("cinder", "the cloud's volume service does; see [cinder]"),
         ],
         help="Who keeps volumes. 'magnetar up' makes it embedded unless it is set. With none, "
         "whatever asks for a volume is refused. Changing it on a host whose guests have volumes "

@@ -20,4 +20,8 @@ def volumes(conf: Any, conductor: Any) -> Any:
     """A :class:`compute.engine.world.Volumes`."""
     if conf.volume_service == "embedded":
         return EmbeddedVolumes(conductor)
+    if conf.volume_service == "cinder":
+        from compute.services.cinder import Cinder
+
+        return Cinder(conf)
     return NoVolumes()

@@ -1,5 +1,9 @@
 """The volume port's adapters without a service, and to the embedded control plane."""
 
+import pathlib
+import subprocess
+import sys
+
 import testtools
 from oslo_config import cfg
 
@@ -7,6 +11,8 @@ from compute import conf as configuration
 from compute.errors import Refused, Retryable
 from compute.services import chosen
 from compute.services.volumes import EmbeddedVolumes, NoVolumes
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Conductor:
@@ -28,6 +34,13 @@ class ChosenTest(testtools.TestCase):
         self.assertIsInstance(chosen.volumes(conf, None), NoVolumes)
         conf.set_override("volume_service", "embedded")
         self.assertIsInstance(chosen.volumes(conf, None), EmbeddedVolumes)
+
+
+    def test_what_speaks_http_is_loaded_only_then(self):
+        loaded = subprocess.check_output(
+            [sys.executable, "-c", "import sys, compute.agent, compute.services.chosen; "
+             "print('keystoneauth1' in sys.modules)"], text=True, cwd=TOP)
+        self.assertEqual("False", loaded.strip())
 
 
 class NoVolumesTest(testtools.TestCase):
