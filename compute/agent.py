@@ -40,7 +40,6 @@ from compute.rpc.peer import PeerClient
 from compute.rpc.serializer import ContextSerializer
 from compute.rpc.server import Server
 from compute.services import chosen
-from compute.services.images import LocalImages
 from db.engine import migrate, open_engine
 from db.journal import Journal, OperationRow
 
@@ -140,7 +139,7 @@ class Agent:
                         "request_id": None, "read_deleted": "no"}
         self.world = World(
             host=self.host, conf=conf, journal=self.journal, driver=self.driver,
-            conductor=self.conductor, images=LocalImages(conf.image_dir),
+            conductor=self.conductor, images=chosen.images(conf),
             networks=chosen.networks(conf, self.conductor, self.host),
             volumes=chosen.volumes(conf, self.conductor), peers=PeerClient(transport, serializer),
             inventory=self.tracker, secrets=secrets, clock=clock)

@@ -19,6 +19,7 @@ from compute.conf import (
     consoleauth,
     control,
     disk,
+    glance,
     libvirt,
     migration,
     moves,
@@ -29,7 +30,7 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           consoleauth, control, cinder)
+           consoleauth, control, cinder, glance)
 CONF = cfg.CONF
 
 

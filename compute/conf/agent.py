@@ -58,6 +58,16 @@ OPTS = [
         "system; a build on a host that lacks its image ends in error.",
     ),
     cfg.StrOpt(
+        "image_service",
+        default="local",
+        choices=[
+            ("local", "images are files of image_dir"),
+            ("glance", "the cloud's image service has them; see [glance]"),
+        ],
+        help="Where this host gets images, and stores those of its guests. The embedded control "
+        "plane keeps its own in image_dir and knows no others: with it, leave it local.",
+    ),
+    cfg.StrOpt(
         "socket",
         default="$state_path/control.sock",
         help="Path of the control socket (HTTP and JSON on a unix socket, mode 0660), through "

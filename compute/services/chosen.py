@@ -5,8 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from compute.services.images import LocalImages
 from compute.services.networks import EmbeddedNetworks, NoNetworks
 from compute.services.volumes import EmbeddedVolumes, NoVolumes
+
+
+def images(conf: Any) -> Any:
+    """A :class:`compute.engine.world.Images`."""
+    if conf.image_service == "glance":
+        from compute.services.glance import Glance
+
+        return Glance(conf)
+    return LocalImages(conf.image_dir)
 
 
 def networks(conf: Any, conductor: Any, host: str) -> Any:

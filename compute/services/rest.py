@@ -46,13 +46,15 @@ class Rest:
 
     :param name: for messages: "the volume service".
     :param retries: how often a request is sent again.
+    :param prefix: of all paths, unless the service's address in the catalog ends with it.
     :param adapted: further arguments of keystoneauth1's Adapter, over what ``group`` says.
     :raises NeedsOperator: code ``not_configured``.
     """
 
-    def __init__(self, conf: Any, group: str, name: str, retries: int, **adapted: Any):
+    def __init__(self, conf: Any, group: str, name: str, retries: int, prefix: str = "",
+                 **adapted: Any):
         register(conf, group)
-        self.name, self.group, self.retries = name, group, retries
+        self.name, self.group, self.retries, self.prefix = name, group, retries, prefix
         try:
             auth = loading.load_auth_from_conf_options(conf, group)
             if auth is None:
@@ -79,10 +81,12 @@ class Rest:
         answer = self.send(method, path, doing, json=body, **more)
         return answer.json() if answer.content else None
 
-    def send(self, method: str, path: str, doing: str, **more: Any) -> requests.Response:
+    def send(self, method: str, path: str, doing: str, once: bool = False, **more: Any
+             ) -> requests.Response:
         """The answer to a request.
 
         :param doing: for messages: "attach volume …".
+        :param once: send it again only if it did not reach the service.
         :param more: arguments of keystoneauth1's ``Adapter.request``.
         :raises Missing: status 404.
         :raises Refused: code ``service_refused``: the service said no.
@@ -90,6 +94,7 @@ class Rest:
         :raises Unknown: code ``service_silent``: it may have been done.
         """
         left, pause = self.retries, PAUSE
+        harmless = method in HARMLESS and not once
         while True:
             try:
                 return self._once(method, path, doing, more)
@@ -97,7 +102,7 @@ class Rest:
                 if not left:
                     raise
             except Unknown:
-                if not left or method not in HARMLESS:
+                if not left or not harmless:
                     raise
             left -= 1
             time.sleep(pause)
@@ -107,7 +112,7 @@ class Rest:
               ) -> requests.Response:
         try:
             given = {name: value for name, value in more.items() if value is not None}
-            answer = self.adapter.request(path, method, raise_exc=False, **given)
+            answer = self.adapter.request(self._full(path), method, raise_exc=False, **given)
         except failures.ClientException as error:
             raise self._failure(error, method, doing) from error
         if answer.status_code < 400:
@@ -115,6 +120,10 @@ class Rest:
         if answer.status_code in GONE:
             raise Missing(reason_of(answer))
         raise self._status(answer, method, doing)
+
+    def _full(self, path: str) -> str:
+        base = self.adapter.get_endpoint() if self.prefix else None
+        return path if base and base.rstrip("/").endswith(self.prefix) else self.prefix + path
 
     def _failure(self, error: Exception, method: str, doing: str) -> MagnetarError:
         """Why no answer came."""
