@@ -34,6 +34,7 @@ from compute.recovery.reconcile import Reconciler, restore_claims
 from compute.recovery.resizes import Resizes
 from compute.recovery.timers import Timers
 from compute.resources.node import Node
+from compute.resources.providing import Provider, tell
 from compute.resources.tracker import Tracker
 from compute.rpc.conductor import ConductorClient
 from compute.rpc.peer import PeerClient
@@ -135,6 +136,7 @@ class Agent:
         self.driver = driver or make_driver(conf)
         self.conductor = ConductorClient(transport, serializer, self.host, conf.timeouts.conductor)
         self.tracker = Tracker(conf, self.host, self.journal, self.driver, self.conductor)
+        self.provider = Provider(self.tracker, self.conductor, chosen.providers(conf))
         self.context = {"is_admin": True, "roles": ["admin"], "user_id": None, "project_id": None,
                         "request_id": None, "read_deleted": "no"}
         self.world = World(
@@ -251,6 +253,7 @@ class Agent:
                 if self._dirty.is_set():
                     self._dirty.clear()
                     self.tracker.report(self.context)
+                    tell(self.provider, self.context)
                 if self._look.is_set():
                     self._look.clear()
                     next_pass = min(next_pass, time.monotonic() + SOON)
@@ -268,6 +271,7 @@ class Agent:
         restore_claims(self.world, seen)
         self.journal.forget(self.world.clock.now() - FORGET_AFTER)
         self.tracker.report(self.context, refresh=True)
+        tell(self.provider, self.context, all_of_it=True)
         if not seen.unknown:
             self._sweep(seen)
         self.resizes.run_pass()

@@ -23,6 +23,7 @@ from compute.conf import (
     libvirt,
     migration,
     moves,
+    placement,
     resources,
     timeouts,
     vnc,
@@ -30,7 +31,7 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           consoleauth, control, cinder, glance)
+           consoleauth, control, cinder, glance, placement)
 CONF = cfg.CONF
 
 

@@ -185,6 +185,16 @@ OPTS = [
         "leaves these without anybody to ask: detach them first.",
     ),
     cfg.StrOpt(
+        "inventory_service",
+        default="none",
+        choices=[
+            ("none", "the control plane reads the ComputeNode record"),
+            ("placement", "the cloud's placement service is told too; see [placement]"),
+        ],
+        help="Who besides the control plane is told what this host has. A stock Nova's scheduler "
+        "sends no guests to a host that Placement does not know; the embedded one needs none.",
+    ),
+    cfg.StrOpt(
         "dhcp_domain",
         default="",
         help="Appended to the host name in the guest's metadata, as in name.example.org; empty "

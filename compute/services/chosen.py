@@ -26,6 +26,15 @@ def networks(conf: Any, conductor: Any, host: str) -> Any:
     return NoNetworks()
 
 
+def providers(conf: Any) -> Any:
+    """A :class:`compute.resources.providing.Providers`, or None."""
+    if conf.inventory_service == "placement":
+        from compute.services.placement import Placement
+
+        return Placement(conf)
+    return None
+
+
 def volumes(conf: Any, conductor: Any) -> Any:
     """A :class:`compute.engine.world.Volumes`."""
     if conf.volume_service == "embedded":

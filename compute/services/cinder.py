@@ -27,7 +27,8 @@ class Cinder:
             conf, "cinder", "the volume service", cinder.http_retries, service_type=kind,
             service_name=name or None, interface=interface,
             region_name=cinder.os_region_name, endpoint_override=cinder.endpoint_template,
-            default_microversion=MICROVERSION)
+            default_microversion=MICROVERSION,
+            service_token=True)  # without one nobody may delete the attachments of a server
 
     # -- volumes -------------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ that does no harm; else its outcome is unknown.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import requests
 import urllib3
 from keystoneauth1 import adapter, loading
 from keystoneauth1 import exceptions as failures
+from keystoneauth1.service_token import ServiceTokenAuthWrapper
 from keystoneauth1.session import Session
 
 from compute.errors import MagnetarError, NeedsOperator, Refused, Retryable, Unknown
@@ -47,18 +48,21 @@ class Rest:
     :param name: for messages: "the volume service".
     :param retries: how often a request is sent again.
     :param prefix: of all paths, unless the service's address in the catalog ends with it.
+    :param service_token: show also that it is a service which asks.
     :param adapted: further arguments of keystoneauth1's Adapter, over what ``group`` says.
     :raises NeedsOperator: code ``not_configured``.
     """
 
     def __init__(self, conf: Any, group: str, name: str, retries: int, prefix: str = "",
-                 **adapted: Any):
+                 service_token: bool = False, **adapted: Any):
         register(conf, group)
         self.name, self.group, self.retries, self.prefix = name, group, retries, prefix
         try:
             auth = loading.load_auth_from_conf_options(conf, group)
             if auth is None:
                 raise failures.OptionError("auth_type is not set")
+            if service_token:
+                auth = ServiceTokenAuthWrapper(user_auth=auth, service_auth=auth)
             session = loading.load_session_from_conf_options(conf, group, auth=auth)
             self.adapter: adapter.Adapter = loading.load_adapter_from_conf_options(
                 conf, group, session=session,
@@ -81,11 +85,12 @@ class Rest:
         answer = self.send(method, path, doing, json=body, **more)
         return answer.json() if answer.content else None
 
-    def send(self, method: str, path: str, doing: str, once: bool = False, **more: Any
-             ) -> requests.Response:
+    def send(self, method: str, path: str, doing: str, once: bool = False,
+             accept: Collection[int] = (), **more: Any) -> requests.Response:
         """The answer to a request.
 
         :param doing: for messages: "attach volume …".
+        :param accept: further statuses that are an answer.
         :param once: send it again only if it did not reach the service.
         :param more: arguments of keystoneauth1's ``Adapter.request``.
         :raises Missing: status 404.
@@ -97,7 +102,7 @@ class Rest:
         harmless = method in HARMLESS and not once
         while True:
             try:
-                return self._once(method, path, doing, more)
+                return self._once(method, path, doing, accept, more)
             except Retryable:
                 if not left:
                     raise
@@ -108,14 +113,14 @@ class Rest:
             time.sleep(pause)
             pause *= 2
 
-    def _once(self, method: str, path: str, doing: str, more: Mapping[str, Any]
-              ) -> requests.Response:
+    def _once(self, method: str, path: str, doing: str, accept: Collection[int],
+              more: Mapping[str, Any]) -> requests.Response:
         try:
             given = {name: value for name, value in more.items() if value is not None}
             answer = self.adapter.request(self._full(path), method, raise_exc=False, **given)
         except failures.ClientException as error:
             raise self._failure(error, method, doing) from error
-        if answer.status_code < 400:
+        if answer.status_code < 400 or answer.status_code in accept:
             return answer
         if answer.status_code in GONE:
             raise Missing(reason_of(answer))
@@ -190,4 +195,4 @@ def reason_of(answer: requests.Response) -> str:
         elif isinstance(found, dict) and found:
             found = next((found[key] for key in ("message", "detail", "title") if key in found),
                          next(iter(found.values())))
-    return str(found)[:500].strip().rstrip(".") or answer.reason or ""
+    return str(found or "")[:500].strip().rstrip(".") or answer.reason or ""

@@ -55,8 +55,8 @@ class VolumesTest(CinderCase):
             "attachments": [{"attachment_id": "a1", "server_id": "g1", "host_name": "h1",
                              "device": "/dev/vdb"}]}, self.port.show({}, "v1"))
         [asked] = self.cloud.asked
-        self.assertEqual((TOKEN, "volume 3.44"), (asked.header("X-Auth-Token"),
-                                                  asked.header("OpenStack-API-Version")))
+        self.assertEqual((TOKEN, TOKEN, "volume 3.44"), tuple(asked.header(name) for name in (
+            "X-Auth-Token", "X-Service-Token", "OpenStack-API-Version")))
         self.port.show({}, "v1")
         self.assertEqual(1, self.cloud.tokens)
         self.error(Refused, "volume_not_found", self.port.show, {}, "v2")
