@@ -16,6 +16,9 @@ LOG = logging.getLogger(__name__)
 Context = Mapping[str, Any]
 OURS = ("VCPU", "PCPU", "MEMORY_MB", "DISK_GB")
 KINDS = {"vcpus": "VCPU", "pcpus": "PCPU", "memory_mb": "MEMORY_MB", "disk_gb": "DISK_GB"}
+# Ends of a migration: the guest is on the other host, or where it was.
+MOVED = ("completed", "confirmed", "done")
+STAYED = ("error", "failed", "cancelled", "reverted")
 DISABLED = "COMPUTE_STATUS_DISABLED"
 
 
@@ -39,6 +42,10 @@ class Providers(Protocol):
               user: str) -> bool: ...
 
     def release(self, consumer: str) -> None: ...
+
+    def hand_over(self, consumer: str, other: str) -> bool: ...
+
+    def leave(self, consumer: str, node: str) -> None: ...
 
 
 class Provider:
@@ -104,8 +111,41 @@ class Provider:
         for guest in sorted(self.conductor.deleted_among(context, strangers)):
             providers.release(guest)
             LOG.info("Guest %s is deleted; what it held of this host is free.", guest)
+        self._end_moves(context, providers, node, sorted(set(strangers) & set(there)))
         for guest in sorted(self._resting() - set(there)) if heal else ():
             self._claim(context, providers, node, guest)
+
+    def _end_moves(self, context: Context, providers: Providers, node: str,
+                   strangers: list[str]) -> None:
+        """While a guest moves, the migration holds the source's room and the guest itself the
+        destination's. Once it has ended, free the former, or give it back to the guest that
+        stayed."""
+        if not strangers:
+            return
+        for move in self.conductor.migrations(context, {"uuid": strangers}):
+            fields = data(move)
+            if fields["status"] in MOVED:
+                providers.release(fields["uuid"])
+            elif fields["status"] in STAYED and self._stayed(context, fields["instance_uuid"]):
+                providers.hand_over(fields["uuid"], fields["instance_uuid"])
+        taken = self.conductor.migrations(context, {
+            "source_compute": self.tracker.host, "migration_type": "evacuation",
+            "status": list(MOVED)})
+        gone = {data(move)["instance_uuid"] for move in taken} & set(strangers)
+        arriving = {data(move)["instance_uuid"]
+                    for move in self.conductor.moves_here(context, self.tracker.node)} \
+            if gone else set()
+        for guest in sorted(self.conductor.elsewhere(context, sorted(gone - arriving))):
+            providers.leave(guest, node)
+            LOG.info("Guest %s was evacuated; what it held of this host is free.", guest)
+
+    def _stayed(self, context: Context, guest: str) -> bool:
+        """Whether a guest rests on this host."""
+        try:
+            fields = data(self.conductor.instance(context, guest))
+        except Refused:
+            return False
+        return fields.get("host") == self.tracker.host and guest in self._resting()
 
     def _resting(self) -> set[str]:
         """Guests that are here and not on their way: these hold what they have under their own

@@ -131,8 +131,40 @@ class Placement:
         return {node: dict(one["resources"]) for node, one in self._of(consumer).items()}
 
     def _of(self, consumer: str) -> Row:
+        return self._record(consumer)["allocations"]
+
+    def _record(self, consumer: str) -> Row:
         return self._rest.call("GET", f"/allocations/{consumer}",
-                               f"read the allocations of {consumer}")["allocations"]
+                               f"read the allocations of {consumer}")
+
+    def hand_over(self, consumer: str, other: str) -> bool:
+        """Let another consumer hold what one holds, in place of what it held; whether it was done.
+        Placement does both at once, or nothing when either was changed meanwhile."""
+        mine, theirs = self._record(consumer), self._record(other)
+        if not mine["allocations"]:
+            return False
+        owner = {"project_id": mine["project_id"], "user_id": mine["user_id"]}
+        body = {
+            consumer: {**owner, "allocations": {},
+                       "consumer_generation": mine["consumer_generation"]},
+            other: {**owner, "allocations": _resources(mine["allocations"]),
+                    "consumer_generation": theirs.get("consumer_generation")},
+        }
+        answer = self._rest.send("POST", "/allocations", f"give what {consumer} holds to {other}",
+                                 json=body, accept=(CONFLICT,))
+        return answer.status_code != CONFLICT
+
+    def leave(self, consumer: str, node: str) -> None:
+        """Take one node out of what a consumer holds; tried again later when somebody changed it
+        meanwhile."""
+        record = self._record(consumer)
+        left = {name: one for name, one in record["allocations"].items() if name != node}
+        if left and left != record["allocations"]:
+            self._rest.send("PUT", f"/allocations/{consumer}", f"free what {consumer} held",
+                            json={"allocations": _resources(left),
+                                  **{key: record[key] for key in (
+                                      "project_id", "user_id", "consumer_generation")}},
+                            accept=(CONFLICT,))
 
     def claim(self, consumer: str, node: str, resources: Mapping[str, int], project: str,
               user: str) -> bool:
@@ -150,6 +182,10 @@ class Placement:
             self._rest.call("DELETE", f"/allocations/{consumer}", f"free what {consumer} holds")
         except Missing:
             return
+
+
+def _resources(allocations: Mapping[str, Mapping[str, Any]]) -> Row:
+    return {node: {"resources": dict(one["resources"])} for node, one in allocations.items()}
 
 
 def _trimmed(inventories: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

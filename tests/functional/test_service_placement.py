@@ -13,6 +13,7 @@ from tests.functional.cloud_support import Cloud
 
 NODE = "cccccccc-0000-4000-8000-000000000001"
 GUEST, GONE, OTHER = (f"aaaaaaaa-0000-4000-8000-00000000000{n}" for n in (1, 2, 3))
+MOVE = "bbbbbbbb-0000-4000-8000-000000000001"
 ROOT = f"/resource_providers/{NODE}"
 SMALL = {"vcpus": 1, "memory_mb": 64, "disk_gb": 1}
 HELD = {"VCPU": 1, "MEMORY_MB": 64, "DISK_GB": 1}
@@ -31,8 +32,7 @@ class Kept:
             ("GET", f"{ROOT}/allocations", lambda asked: (200, {"allocations": {
                 consumer: {"resources": held[NODE]}
                 for consumer, held in self.allocations.items() if NODE in held}})),
-            ("GET", "/allocations/.*", lambda asked: (200, {"allocations": {
-                node: {"resources": held} for node, held in self.of(asked).items()}})),
+            ("GET", "/allocations/.*", self.record), ("POST", "/allocations", self.swap),
             ("PUT", "/allocations/.*", self.claim), ("DELETE", "/allocations/.*", self.free),
         ):
             cloud.when(method, path, answer)
@@ -56,12 +56,28 @@ class Kept:
         self.generation += 1
         return 200, asked.body
 
-    def of(self, asked):
-        return self.allocations.get(asked.path.rpartition("/")[2], {})
+    def record(self, asked):
+        consumer = asked.path.rpartition("/")[2]
+        held = self.allocations.get(consumer, {})
+        owner = {"project_id": "p", "user_id": "u", "consumer_generation": 7} if held else {}
+        return 200, {**owner, "allocations": {
+            node: {"resources": resources} for node, resources in held.items()}}
+
+    def swap(self, asked):
+        for consumer, one in asked.body.items():
+            known = 7 if consumer in self.allocations else None
+            if one["consumer_generation"] != known:
+                return 409, {"errors": [{"detail": "consumer generation conflict"}]}
+        for consumer, one in asked.body.items():
+            self.allocations.pop(consumer, None)
+            if one["allocations"]:
+                self.allocations[consumer] = {
+                    node: held["resources"] for node, held in one["allocations"].items()}
+        return (204,)
 
     def claim(self, asked):
         consumer = asked.path.rpartition("/")[2]
-        if consumer in self.allocations:
+        if consumer in self.allocations and asked.body["consumer_generation"] != 7:
             return 409, {"errors": [{"detail": "consumer generation conflict"}]}
         self.allocations[consumer] = {node: one["resources"] for node, one in
                                       asked.body["allocations"].items()}
@@ -87,10 +103,13 @@ class PlacementTest(testtools.TestCase):
             "ram_allocation_ratio": 1.5, "disk_allocation_ratio": 1.0})
         self.tracker.record["nova_object.data"]["uuid"] = NODE
         self.deleted = set()
-        self.records = {}
+        self.records, self.moves, self.arriving = {}, [], []
         conductor = types.SimpleNamespace(
             deleted_among=lambda context, uuids: self.deleted & set(uuids),
-            instance=lambda context, uuid: {"nova_object.data": self.records[uuid]})
+            instance=lambda context, uuid: {"nova_object.data": self.records[uuid]},
+            migrations=self.migrations, moves_here=lambda context, node: self.arriving,
+            elsewhere=lambda context, uuids: {
+                uuid: None for uuid in uuids if self.records[uuid]["host"] != self.tracker.host})
         self.port = self.make()
         self.provider = Provider(self.tracker, conductor, self.port)
 
@@ -102,6 +121,19 @@ class PlacementTest(testtools.TestCase):
         self.journal.claim(kind, guest, guest, "op", SMALL)
         self.records[guest] = {"host": self.tracker.host, "task_state": None, "project_id": "p",
                                "user_id": "u", **fields}
+
+    def migrations(self, context, filters):
+        def fits(move):
+            return all(move.get(key) in (value if isinstance(value, list) else [value])
+                       for key, value in filters.items())
+
+        return [{"nova_object.data": move} for move in self.moves if fits(move)]
+
+    def move(self, status, kind="live-migration", guest=GUEST):
+        """A migration from here, which holds this host's room; the guest holds the other's."""
+        self.moves = [{"uuid": MOVE, "instance_uuid": guest, "status": status,
+                       "migration_type": kind, "source_compute": self.tracker.host}]
+        self.kept.allocations = {MOVE: {NODE: HELD}, guest: {"other": HELD}}
 
     def writes(self):
         return [(a.method, a.path) for a in self.cloud.asked if a.method != "GET"]
@@ -196,6 +228,38 @@ class PlacementTest(testtools.TestCase):
         self.records[GUEST]["task_state"] = None
         self.provider.report({}, all_of_it=True)
         self.assertEqual({OTHER: {"another node": HELD}}, self.kept.allocations)
+
+    def test_a_move_that_went_well_frees_the_source(self):
+        for status in ("running", "finished"):
+            self.move(status)
+            self.provider.report({})
+            self.assertEqual({MOVE, GUEST}, set(self.kept.allocations), status)
+        for status in ("completed", "confirmed"):
+            self.move(status)
+            self.provider.report({})
+            self.assertEqual({GUEST: {"other": HELD}}, self.kept.allocations)
+
+    def test_a_guest_that_stayed_holds_its_room_itself_again(self):
+        self.claim(GUEST)
+        for status in ("error", "cancelled", "reverted"):
+            self.move(status)
+            self.provider.report({})
+            self.assertEqual({GUEST: {NODE: HELD}}, self.kept.allocations, status)
+        self.move("error")
+        self.records[GUEST]["host"] = "elsewhere"
+        self.provider.report({})
+        self.assertEqual({MOVE: {NODE: HELD}, GUEST: {"other": HELD}}, self.kept.allocations)
+
+    def test_what_was_evacuated_leaves_this_host(self):
+        self.move("done", "evacuation")
+        self.records[GUEST] = {"host": "elsewhere"}
+        self.kept.allocations = {GUEST: {NODE: HELD, "other": HELD}}
+        self.arriving = [{"nova_object.data": {"instance_uuid": GUEST}}]
+        self.provider.report({})
+        self.assertEqual({NODE, "other"}, set(self.kept.allocations[GUEST]))
+        self.arriving = []
+        self.provider.report({})
+        self.assertEqual({GUEST: {"other": HELD}}, self.kept.allocations)
 
     def test_a_claim_of_somebody_else_comes_first(self):
         self.kept.allocations = {GUEST: {NODE: HELD}}
