@@ -23,6 +23,7 @@ from compute.conf import (
     libvirt,
     migration,
     moves,
+    neutron,
     placement,
     resources,
     timeouts,
@@ -31,7 +32,7 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           consoleauth, control, cinder, glance, placement)
+           consoleauth, control, cinder, glance, neutron, placement)
 CONF = cfg.CONF
 
 

@@ -168,6 +168,7 @@ OPTS = [
         choices=[
             ("none", "guests have no network"),
             ("embedded", "the embedded control plane gives addresses"),
+            ("neutron", "the cloud's network service does; see [neutron]"),
         ],
         help="Who gives ports and addresses. 'magnetar up' makes it embedded unless it is set. "
         "With none, a build that asks for a network is refused rather than left without one.",

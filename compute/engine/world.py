@@ -107,7 +107,7 @@ class Volumes(Protocol):
                snapshot_id: str | None = None, volume_type: str | None = None,
                source_volume_id: str | None = None) -> str:
         """A new volume's id; :meth:`show` tells when it is ``available``, or ``error``. Asked
-        again it makes another one."""
+        again by the same request for the same name it gives the same."""
 
     def delete(self, context: Context, volume_id: str) -> None:
         """Delete a volume that nobody uses. Quiet if it is gone."""

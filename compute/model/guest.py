@@ -62,9 +62,11 @@ class Address:
 
 @dataclass(frozen=True)
 class Nic:
-    """One network interface. ``kind`` is ``network`` (a libvirt network) or ``bridge``.
+    """One network interface. ``kind`` is ``network`` (a libvirt network), ``bridge``, or ``ovs`` (a
+    bridge of Open vSwitch).
 
-    ``source`` is the libvirt network's or the bridge's name on this host. ``id`` is the port's id.
+    ``source`` is the libvirt network's or the bridge's name on this host. ``id`` is the port's id;
+    ``asked`` the one that it was asked for by, where the network service gives its own.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Nic:
     addresses: tuple[Address, ...] = ()
     model: str | None = None
     tag: str | None = None
+    asked: str | None = None
 
     @property
     def tap(self) -> str:

@@ -23,6 +23,10 @@ def networks(conf: Any, conductor: Any, host: str) -> Any:
     """A :class:`compute.engine.world.Networks`."""
     if conf.network_service == "embedded":
         return EmbeddedNetworks(conductor, host)
+    if conf.network_service == "neutron":
+        from compute.services.neutron import Neutron
+
+        return Neutron(conf, host)
     return NoNetworks()
 
 

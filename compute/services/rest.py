@@ -184,11 +184,14 @@ def _was_sent(error: BaseException | None) -> bool:
 
 
 def reason_of(answer: requests.Response) -> str:
-    """The sentence in the body of an error: services wrap it in one key or another."""
+    """The sentence in the body of an error: services wrap it in one key or another, Neutron with
+    the name of its exception."""
     try:
         found = answer.json()
     except ValueError:
         return answer.reason or ""
+    if isinstance(found, dict) and isinstance(own := found.get("NeutronError"), dict):
+        return f"{own.get('type')}: {str(own.get('message')).rstrip('.')}"
     for _ in range(3):
         if isinstance(found, list) and found:
             found = found[0]

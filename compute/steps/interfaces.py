@@ -37,7 +37,7 @@ def nic_of(run: Run, step: str) -> Nic:
 
 def others(run: Run, port: str) -> list[Nic]:
     """The guest's NICs without that of one port, as the journal has them, else the record."""
-    return [nic for nic in claimed_nics(run) or run.guest.nics if nic.id != port]
+    return [nic for nic in claimed_nics(run) or run.guest.nics if port not in (nic.id, nic.asked)]
 
 
 def claim(run: Run, nics: Iterable[Nic]) -> None:
@@ -177,7 +177,7 @@ class OnePort(Step):
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
         port = port_of(run)
-        mine = [nic for nic in claimed_nics(run) if nic.id == port]
+        mine = [nic for nic in claimed_nics(run) if port in (nic.id, nic.asked)]
         for nic in mine:
             give_back(run, nic)
         if not mine:  # its answer was lost

@@ -117,6 +117,10 @@ CASES = {
         guest(vcpus=2, properties={"hw_vif_model": "e1000e"}, os_type="windows"),
         [ROOT], [NIC], {"cpu_mode": "host-passthrough"}, "kvm", "writeback",
     ),
+    "open-vswitch": (
+        guest(), [ROOT], [replace(BRIDGED, kind="ovs", source="br-int", mtu=1442)], {}, "kvm",
+        "none",
+    ),
     "old-pc": (
         guest(
             properties={"hw_machine_type": "pc", "hw_disk_bus": "ide", "hw_vif_model": "rtl8139"}

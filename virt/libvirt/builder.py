@@ -257,10 +257,9 @@ def network_interface(nic: model.Nic, flavor: model.Flavor, hardware: Hardware,
                       options: Any) -> interface.Interface:
     """A NIC, for a whole domain or for one that gets it while it runs."""
     made = interface.Interface(
-        type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
-        model=nic.model or hardware.vif_model,
+        mac=nic.mac, tap=nic.tap, mtu=nic.mtu, model=nic.model or hardware.vif_model,
     )  # fmt: skip
-    made.source = interface.InterfaceSource(**{nic.kind: nic.source})
+    made.join(nic.kind, nic.source, nic.id)
     if made.model == "virtio":
         made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
         made.rx_queue_size = options.rx_queue_size

@@ -167,6 +167,9 @@ class Networks:
 
         :raises Failed: code ``network_missing``.
         """
+        if nic.kind == "ovs":
+            self._check_switch(nic.source)
+            return None
         if nic.kind == "bridge":
             if not self._is_bridge(nic.source):
                 raise Failed(
@@ -180,6 +183,14 @@ class Networks:
         if network is None:
             raise _missing(nic.source)
         return network
+
+    def _check_switch(self, name: str) -> None:
+        """A bridge of Open vSwitch has a device of its name on the host."""
+        if not name or "/" in name or not os.path.isdir(os.path.join(self._sys_net, name)):
+            raise Failed(f"Open vSwitch has no bridge {name!r} on this host.",
+                         now="The guest was not started.",
+                         next="See with 'ovs-vsctl show' whether the switch runs here.",
+                         code="network_missing")
 
     def unplug(self, nic: Nic) -> None:
         """Remove a tap device that outlived its guest; quiet if there is none."""

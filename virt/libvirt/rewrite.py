@@ -19,7 +19,6 @@ from virt.libvirt import placed
 from virt.storage.firmware import KIND as NVRAM
 from virt.xml.chardev import CharDevice
 from virt.xml.domain import Domain
-from virt.xml.interface import InterfaceSource
 from virt.xml.metadata import Metadata, Ownership
 
 UNCACHED = ("none", "directsync")  # cache modes that keep nothing on the host; AIO needs one
@@ -76,8 +75,8 @@ def describe(
         "shared_cpus": shared_cpus,
         "priority": priority,
         "nics": [
-            {"mac": nic.mac, "kind": nic.kind, "source": nic.source, "tap": nic.tap,
-             "mtu": nic.mtu}
+            {"id": nic.id, "mac": nic.mac, "kind": nic.kind, "source": nic.source,
+             "tap": nic.tap, "mtu": nic.mtu}
             for nic in nics
         ],
     }  # fmt: skip
@@ -152,9 +151,8 @@ def interfaces(domain: Domain, wanted: Rewrite) -> None:
         nic = wanted.nics.get((device.mac or "").lower())
         if nic is None:
             continue
-        device.type = nic["kind"]
         # Anew, so that nothing of the old host's port stays.
-        device.source = InterfaceSource(**{nic["kind"]: nic["source"]})
+        device.join(nic["kind"], nic["source"], nic.get("id", ""))
         device.tap = nic["tap"]
         if device.mtu is not None and nic["mtu"]:
             device.mtu = nic["mtu"]
