@@ -11,6 +11,7 @@ from compute.services.rest import Missing, Rest
 
 Context = Mapping[str, Any]
 MICROVERSION = "3.44"  # attachments with os-complete
+UNUSED = ("creating", "downloading", "available", "error", "deleting")  # without attachments
 REQUEST = "magnetar_request_id"  # metadata of volumes that are made here
 
 
@@ -35,16 +36,28 @@ class Cinder:
     def show(self, context: Context, volume_id: str) -> Mapping[str, Any]:
         """A volume as it is."""
         found = self._volume("GET", volume_id, f"show volume {volume_id}")["volume"]
+        attached = [{key: one.get(key) for key in ("attachment_id", "server_id", "host_name",
+                                                   "device")}
+                    for one in found.get("attachments") or ()]
         return {
             **{key: found.get(key) for key in ("id", "name", "status", "size", "volume_type",
                                                "migration_status")},
             "multiattach": bool(found.get("multiattach")),
             "bootable": str(found.get("bootable")).lower() == "true",
             "image_metadata": found.get("volume_image_metadata") or {},
-            "attachments": [
-                {key: one.get(key) for key in ("attachment_id", "server_id", "host_name", "device")}
-                for one in found.get("attachments") or ()],
+            "attachments": attached + self._reserved(found),
         }
+
+    def _reserved(self, volume: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Attachments that no host has connected; a volume lists only those that are attached."""
+        if volume.get("status") in UNUSED:
+            return []
+        found = self._rest.call(
+            "GET", "/attachments/detail", f"list the attachments of volume {volume['id']}",
+            params={"volume_id": volume["id"], "status": "reserved", "all_tenants": "1"})
+        return [{"attachment_id": one["id"], "server_id": one.get("instance"), "host_name": None,
+                 "device": None} for one in found["attachments"]
+                if one.get("status") == "reserved"]
 
     def create(self, context: Context, size_gb: int, name: str, image_id: str | None = None,
                snapshot_id: str | None = None, volume_type: str | None = None,

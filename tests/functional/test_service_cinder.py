@@ -32,6 +32,9 @@ class CinderCase(testtools.TestCase):
         super().setUp()
         self.useFixture(fixtures.MonkeyPatch("compute.services.rest.PAUSE", 0.01))
         self.cloud = self.useFixture(Cloud())
+        self.cloud.when("GET", "/attachments/detail", (200, {"attachments": [
+            {"id": "a2", "volume_id": "v1", "instance": "g1", "status": "reserved"},
+            {"id": "a3", "volume_id": "v1", "instance": "g1", "status": "attaching"}]}))
         self.port = self.make()
 
     def make(self, **values):
@@ -52,13 +55,20 @@ class VolumesTest(CinderCase):
             "id": "v1", "name": "data", "status": "in-use", "size": 4, "volume_type": "fast",
             "migration_status": None, "multiattach": False, "bootable": True,
             "image_metadata": {"image_id": "i1"},
-            "attachments": [{"attachment_id": "a1", "server_id": "g1", "host_name": "h1",
-                             "device": "/dev/vdb"}]}, self.port.show({}, "v1"))
-        [asked] = self.cloud.asked
+            "attachments": [
+                {"attachment_id": "a1", "server_id": "g1", "host_name": "h1",
+                 "device": "/dev/vdb"},
+                {"attachment_id": "a2", "server_id": "g1", "host_name": None, "device": None}]},
+            self.port.show({}, "v1"))
+        asked, listed = self.cloud.asked
+        self.assertEqual({"volume_id": ["v1"], "status": ["reserved"], "all_tenants": ["1"]},
+                         listed.query)
         self.assertEqual((TOKEN, TOKEN, "volume 3.44"), tuple(asked.header(name) for name in (
             "X-Auth-Token", "X-Service-Token", "OpenStack-API-Version")))
-        self.port.show({}, "v1")
-        self.assertEqual(1, self.cloud.tokens)
+        self.cloud.when("GET", "/volumes/v1", (200, {"volume": {
+            **VOLUME, "status": "available", "attachments": []}}))
+        self.assertEqual([], self.port.show({}, "v1")["attachments"])
+        self.assertEqual((3, 1), (len(self.cloud.asked), self.cloud.tokens))
         self.error(Refused, "volume_not_found", self.port.show, {}, "v2")
 
     def test_create_belongs_to_the_owner_and_happens_once(self):
