@@ -257,19 +257,23 @@ class ServerVolumes:
     # -- what was left behind ------------------------------------------------------------------
 
     def sweep_volumes(self, older_than: float = FORGOTTEN) -> list[str]:
-        """Take back what was reserved for servers and never attached, since a message or an answer
-        was lost; delete volumes that were freed by the end of their servers. Returns the ids of
-        the volumes. A host that takes the message up later finds the reservation gone, and
-        attaches nothing."""
+        """Take back what was reserved for servers and never attached, and detaches that no host
+        took up, since a message or an answer was lost; delete volumes that were freed by the end
+        of their servers. Returns the ids of the volumes. A host that takes a message up later
+        finds the reservation gone, and attaches nothing."""
         due = utcnow() - timedelta(seconds=older_than)
         with self.store.begin() as connection:
             swept = _sweep_devices(connection, due) + _sweep_attachments(connection, due)
+            kept = _sweep_detaching(connection, due)
             doomed = [row["uuid"] for row in volumes.query(connection, V.status == can.DELETING)]
         for uuid in swept:
             LOG.warning("Volume %s was reserved for a server and never attached; it is free again.",
                         uuid)
+        for uuid in kept:
+            LOG.warning("Volume %s was to be detached, and no host is at it; it stays in use.",
+                        uuid)
         self.keeper.delete_freed(doomed)
-        return swept
+        return swept + kept
 
 
 def _sweep_devices(connection: Connection, due: Any) -> list[str]:
@@ -303,6 +307,23 @@ def _sweep_attachments(connection: Connection, due: Any) -> list[str]:
             can.release(connection, attachment["uuid"])
             swept.append(attachment["volume_uuid"])
     return swept
+
+
+def _sweep_detaching(connection: Connection, due: Any) -> list[str]:
+    """Volumes that were to leave their servers, where no host is at it. One that is after all ends
+    well all the same."""
+    kept = []
+    for row in volumes.query(connection, V.status == can.DETACHING, V.updated_at <= due):
+        users = {a["instance_uuid"]
+                 for a in volumes.attachments(connection, A.volume_uuid == row["uuid"])}
+        actions = [action["id"] for user in users for action in records.actions(connection, user)
+                   if action["action"] in ("detach_volume", "swap_volume")]
+        going_on = any(event["finish_time"] is None
+                       for event in records.events(connection, actions)) if actions else False
+        if not going_on:
+            can.roll_detaching(connection, row["uuid"])
+            kept.append(row["uuid"])
+    return kept
 
 
 def _drop(connection: Connection, device: Row) -> None:

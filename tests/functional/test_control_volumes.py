@@ -438,6 +438,28 @@ class LostTest(VolumesTest):
         self.assertEqual([made["id"]], self.control.sweep_volumes(older_than=-FAR))
         self.assertEqual([], self.control.server_volumes("web"))
 
+    def test_a_detach_that_no_host_took_up_ends_as_if_it_was_not_asked_for(self):
+        agent = self.host()
+        server = self.active("web")
+        self.volume()
+        made = self.control.server_add_volume("web", "data")
+        self.until("in-use")
+        agent.script["detach_volume"] = None
+        self.control.server_remove_volume("web", "data")
+        [(context, _)] = agent.got("detach_volume")
+        self.assertEqual([], self.control.sweep_volumes())
+        event = (server["id"], "compute_detach_volume")
+        agent.ask("InstanceActionEvent.event_start", *event, context=context, want_result=False,
+                  host="host1")
+        self.assertEqual([], self.control.sweep_volumes(older_than=-FAR))
+        self.assertEqual("detaching", self.status())
+        agent.ask("InstanceActionEvent.event_finish", *event, context=context)
+        self.assertEqual([made["volume_id"]], self.control.sweep_volumes(older_than=-FAR))
+        self.assertEqual("in-use", self.status())
+        self.control.server_remove_volume("web", "data")
+        port(agent).attachment_delete({}, made["attachment_id"])
+        self.assertEqual("available", self.status())
+
     def test_what_an_agent_is_at_is_left_alone(self):
         agent = self.host()
         self.active("web")
