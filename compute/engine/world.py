@@ -95,8 +95,8 @@ class Volumes(Protocol):
     compute.services.volumes and compute.services.cinder.
 
     Each method raises Refused when the service said no (``volume_not_found``,
-    ``attachment_not_found``, ``volume_unavailable``, ``volume_failed``), Retryable when it cannot
-    be reached, Unknown when no answer came.
+    ``attachment_not_found``, ``volume_unavailable``, ``volume_in_use``), Retryable when it cannot
+    be reached or has no room, Unknown when no answer came.
     """
 
     def show(self, context: Context, volume_id: str) -> Mapping[str, Any]:

@@ -20,6 +20,8 @@ from compute import conf as configuration
 
 SERVICE_PROJECT, TENANT = "a" * 32, "b" * 32
 TOKEN = "token-of-the-agent"
+# Why the tests of two services run in one mode.
+HTTP = "requests go the same way as Cinder's and Glance's, whose tests run in both"
 SILENCE, RESET = "silence", "reset"
 TYPES = {"volumev3": f"/volume/v3/{SERVICE_PROJECT}", "image": "/image", "network": "/network",
          "placement": "/placement"}
@@ -36,6 +38,7 @@ class Asked:
     headers: dict[str, str]
     body: Any
     raw: bytes = b""
+    target: str = ""  # the whole path
 
     def header(self, name: str) -> str | None:
         """A header, whatever the case of its name."""
@@ -104,7 +107,7 @@ class Cloud(fixtures.Fixture):
         kind = handler.headers.get("Content-Type") or ""
         body = json.loads(raw) if raw and "json" in kind else None
         asked = Asked(handler.command, service, path, parse_qs(parts.query),
-                      dict(handler.headers), body, raw)
+                      dict(handler.headers), body, raw, parts.path)
         self.asked.append(asked)
         route = next((r for r in self._routes
                       if r.method == asked.method and r.path.match(path)), None)

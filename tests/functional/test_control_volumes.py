@@ -19,6 +19,7 @@ from tests.functional.volume_support import (
     port,
     refuse_to_let_go,
 )
+from tests.modes import DATABASE, once
 from tests.waiting import wait_until
 
 GIB = 1 << 30
@@ -168,6 +169,7 @@ class FilesTest(VolumesTest):
             self.assertEqual(GIB, path_of(self, {"id": row["uuid"]}).stat().st_size)
 
 
+@once(DATABASE)
 class StatesTest(VolumesTest):
     """The agent's port: Cinder's states."""
 
@@ -412,6 +414,7 @@ class ServerVolumesTest(VolumesTest):
         self.until("available")
 
 
+@once(DATABASE)
 class LostTest(VolumesTest):
     """Rows 6, 8 and 29 of what Nova leaves behind."""
 
@@ -501,6 +504,7 @@ class LostTest(VolumesTest):
         self.assertEqual("error", self.status())
 
 
+@once(DATABASE)
 class BootTest(VolumesTest):
     def test_from_a_volume_that_is_there(self):
         agent = self.host()

@@ -80,7 +80,8 @@ class VolumesTest(CinderCase):
         self.assertEqual(
             {"volume": {"size": 4, "name": "root", "imageRef": "i1", "volume_type": "fast",
                         "metadata": {"magnetar_request_id": "req-1"}}}, made.body)
-        self.assertEqual("token-of-the-owner", made.header("X-Auth-Token"))
+        self.assertEqual(("token-of-the-owner", f"/volume/v3/{TENANT}/volumes"),
+                         (made.header("X-Auth-Token"), made.target))
         self.assertEqual("v1", self.port.create(TENANTS, 4, "root", image_id="i1"))
         self.assertEqual(1, len(self.cloud.of("POST")))
         query = self.cloud.of("GET")[0].query

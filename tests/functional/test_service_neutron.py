@@ -9,7 +9,8 @@ from compute.errors import Failed, MagnetarError, Refused, Retryable, Unknown
 from compute.model import wire
 from compute.model.guest import Address, NetworkRequest, Nic
 from compute.services import chosen
-from tests.functional.cloud_support import SILENCE, TENANT, Cloud
+from tests.functional.cloud_support import HTTP, SILENCE, TENANT, Cloud
+from tests.modes import once
 
 NET, GUEST = "26345354-2d65-4ddd-88b9-89b33a862860", "aaaaaaaa-0000-4000-8000-000000000001"
 CONTEXT = {"project_id": TENANT}
@@ -80,6 +81,7 @@ class Kept:
         return (204,) if gone else neutron_error(404, "PortNotFound")
 
 
+@once(HTTP)
 class NeutronTest(testtools.TestCase):
     def setUp(self):
         super().setUp()

@@ -9,7 +9,8 @@ from compute.errors import NeedsOperator, Refused, Retryable
 from compute.resources.providing import Provider, tell
 from compute.services import chosen
 from tests import fakes
-from tests.functional.cloud_support import Cloud
+from tests.functional.cloud_support import HTTP, Cloud
+from tests.modes import once
 
 NODE = "cccccccc-0000-4000-8000-000000000001"
 GUEST, GONE, OTHER = (f"aaaaaaaa-0000-4000-8000-00000000000{n}" for n in (1, 2, 3))
@@ -87,6 +88,7 @@ class Kept:
         return (204,) if self.allocations.pop(asked.path.rpartition("/")[2], None) else (404, {})
 
 
+@once(HTTP)
 class PlacementTest(testtools.TestCase):
     def setUp(self):
         super().setUp()
