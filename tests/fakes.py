@@ -31,14 +31,15 @@ from compute.model import states
 from compute.model.guest import Address, Image, Nic
 from compute.resources.tracker import Tracker
 from compute.rpc.primitives import make, make_list
-from compute.services.volumes import NoVolumes
 from db.engine import migrate, open_engine
 from db.journal import Journal
 from tests.fake_conductor import HOST, FakeConductor, migration
 from tests.fake_peers import Exchange, FakePeers
+from tests.fake_volumes import FakeVolumes
 from virt.fake import FakeDriver, hooked, replace
 
-__all__ = ["HOST", "Exchange", "FakeConductor", "FakeDriver", "FakePeers", "migration"]
+__all__ = ["HOST", "Exchange", "FakeConductor", "FakeDriver", "FakePeers", "FakeVolumes",
+           "migration"]
 IMAGE_ID = "11111111-2222-3333-4444-555555555555"
 NETWORK_ID = "99999999-2222-3333-4444-555555555555"
 
@@ -270,13 +271,13 @@ def conf(root, **overrides):
 
 
 def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=None,
-          peer_hook=None, image_hook=None, clock=None, exchange=None, common=None, engine=None,
-          **driver_options) -> World:
+          peer_hook=None, image_hook=None, volume_hook=None, clock=None, exchange=None,
+          common=None, engine=None, **driver_options) -> World:
     """A world on fakes; made again on the same root it is the same world.
 
     :param hook: FakeDriver's; ``fail`` and ``after`` are FakeConductor's, ``network_hook`` is
         FakeNetworks', ``peer_hook`` FakePeers', ``image_hook``
-        FakeImages'.
+        FakeImages', ``volume_hook`` FakeVolumes'.
     :param exchange: the way to other agents; None: there are none.
     :param engine: the journal's database, if it is not a file in the root.
     :param common: where the control plane and the ports are; None: in the root.
@@ -299,7 +300,8 @@ def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=Non
     tracker.record = make("ComputeNode", {"id": 1, "uuid": "n"}, changes=())
     return World(host=host, conf=options, journal=journal, driver=driver, conductor=conductor,
                  images=FakeImages(common / "images", image_hook),
-                 networks=FakeNetworks(common / "ports", network_hook), volumes=NoVolumes(),
+                 networks=FakeNetworks(common / "ports", network_hook),
+                 volumes=FakeVolumes(common / "volumes", volume_hook),
                  peers=FakePeers(exchange or Exchange(), host, peer_hook),
                  inventory=tracker, secrets=Secrets(root / "secrets"), clock=clock)
 

@@ -28,6 +28,7 @@ from compute.model.guest import (
     Nic,
 )
 from compute.model.move import Check, JobSample, MovePlan
+from compute.model.volume import Volume, VolumeSource
 
 Cancel = Callable[[], None]  # raises when the work should stop
 Progress = Callable[[int, int], None]  # done, total (bytes; total 0 = not known)
@@ -360,6 +361,54 @@ class Driver(Protocol):
 
         :raises Refused: code ``guest_not_found``: its disks are not here (any more).
         """
+
+    # -- volumes ----------------------------------------------------------------------------
+    def volume_connector(self) -> Mapping[str, Any]:
+        """What a volume service must know of this host to give it access, as os-brick tells it."""
+
+    def connect_volume(self, volume: Volume, uuid: str) -> VolumeSource:
+        """Make a volume that a guest shall have reachable on this host; again, it tells where it
+        is. Raises Failed(code='volume_unreachable')."""
+
+    def disconnect_volume(self, volume: Volume, uuid: str) -> None:
+        """Take that back; what other guests here need of it stays. Quiet if it is gone."""
+
+    def attach_volume(self, guest: Guest, volume: Volume, source: VolumeSource) -> None:
+        """Put a connected volume into what a domain is defined with, and into the domain if it
+        runs. Quiet where it is in. Raises Failed."""
+
+    def detach_volume(self, uuid: str, volume: Volume) -> None:
+        """Take a volume out of what a domain is defined with, and ask a running guest to let go of
+        it; returns at once, :meth:`volumes` tells whether it did. Quiet where it is out."""
+
+    def volumes(self, uuid: str) -> tuple[frozenset[str], frozenset[str] | None]:
+        """The serial numbers of the disks that a domain is defined with, and of those in the
+        running domain, None if it does not run. Raises Refused(code='guest_not_found')."""
+
+    def disk_targets(self, uuid: str) -> frozenset[str]:
+        """The names (``vda``) of all disks that a domain is defined with or has while it runs."""
+
+    def extend_volume(self, uuid: str, volume: Volume, size: int) -> int:
+        """Make a volume that grew known on this host, and to the guest if it runs; its size in
+        bytes, which is at least ``size``, or Raises Retryable(code='volume_not_grown')."""
+
+    def begin_swap(self, uuid: str, volume: Volume, source: VolumeSource) -> None:
+        """Begin to copy a running guest's volume to a connected one. The guest writes on. Quiet if
+        a copy is under way. Raises Refused(code='not_running'), Failed."""
+
+    def swap_state(self, uuid: str, volume: Volume) -> CopyState | None:
+        """How that copy stands; None when none is under way."""
+
+    def finish_swap(self, uuid: str, volume: Volume, source: VolumeSource) -> None:
+        """Let the guest go on with the copy, which is level, from now on; so does its definition.
+        Raises Retryable(code='copy_lost') when the copy is not level or not there."""
+
+    def swapped(self, uuid: str, volume: Volume, source: VolumeSource) -> bool:
+        """Whether a volume's place is taken by the one at ``source``, in the definition and in the
+        domain if it runs."""
+
+    def abort_swap(self, uuid: str, volume: Volume) -> None:
+        """Stop that copy; the guest keeps what it has. Quiet if there is none."""
 
     # -- networks of this host --------------------------------------------------------------
     def plug(self, guest: Guest, nic: Nic) -> None:

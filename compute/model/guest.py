@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compute.model.numa import HostCell, Placement
+from compute.model.volume import Attached
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,12 @@ class Guest:
     node: str | None = None
     nics: tuple[Nic, ...] = ()
     placement: Placement | None = None  # where on this host it is to be, if that matters
+    volumes: tuple[Attached, ...] = ()  # connected to this host
+
+    @property
+    def boots_from_volume(self) -> bool:
+        """Whether it has no root disk of its own."""
+        return any(one.volume.boots for one in self.volumes)
 
     def prop(self, name: str, default: str | None = None) -> str | None:
         """An image property of this guest, ``hw_disk_bus`` for example.

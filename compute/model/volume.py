@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 # What of a connection's data is a secret: libvirt keeps it from the first connect to the last
@@ -55,7 +55,8 @@ class Volume:
 
     ``connection`` is the connection_info of the volume service, {driver_volume_type, data, ...};
     empty until the volume is connected to a host. ``target`` is the device's name in the domain,
-    ``size_gb`` in GiB. ``boot_index`` 0 is what the guest boots from.
+    ``size_gb`` in GiB. ``boot_index`` 0 is what the guest boots from. ``serial`` is what a running
+    guest knows it by, where that is not its id: it came in another one's place.
     """
 
     id: str
@@ -69,8 +70,48 @@ class Volume:
     multiattach: bool = False
     size_gb: int = 0
     delete_on_termination: bool = False
+    serial: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The serial number that the guest sees."""
+        return self.serial or self.id
+
+    @property
+    def boots(self) -> bool:
+        """Whether the guest boots from it."""
+        return self.boot_index == 0
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain data, without what is secret of its connection."""
+        return {**asdict(self), "connection": without_secrets(self.connection)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Volume:
-        """The volume that ``dataclasses.asdict`` made plain data of."""
+        """The volume that :meth:`to_plain` made plain data of."""
         return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A volume that this host has for a guest; no ``source`` until it is connected."""
+
+    volume: Volume
+    source: VolumeSource | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain data, without secrets."""
+        return {"volume": self.volume.to_plain(),
+                "source": asdict(self.source) if self.source else None}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Attached:
+        """What :meth:`to_plain` made plain data of."""
+        source = plain.get("source")
+        return cls(Volume.from_plain(plain["volume"]),
+                   VolumeSource.from_plain(source) if source else None)
+
+    def seen_as(self, serial: str) -> Attached:
+        """The same with another serial number; the volume's own if that is its id."""
+        return replace(self, volume=replace(
+            self.volume, serial="" if serial == self.volume.id else serial))

@@ -12,6 +12,7 @@ from compute.errors import Failed, NeedsOperator
 from compute.model import states
 from compute.model.guest import Disk
 from compute.model.wire import NO_FLAVOR
+from compute.steps.attached import reconnected
 from compute.steps.disks import with_nics
 
 OFF = (states.SHUTDOWN, states.CRASHED, states.NOSTATE)
@@ -42,7 +43,7 @@ class Domain(Step):
                                            "name": run.guest.name})]
 
     def do(self, run: Run) -> dict[str, str]:
-        guest = with_nics(run)
+        guest = replace(with_nics(run), volumes=reconnected(run))
         if guest.flavor is NO_FLAVOR:
             raise Failed(f"The control plane gave no flavor for guest {run.row.guest}.",
                          now="Its definition was not changed.", code="bad_request")

@@ -12,10 +12,11 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Step
-from compute.errors import Failed
+from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Image
 from compute.rpc.primitives import data as fields_of
+from compute.steps.attached import boots_from_volume
 from compute.steps.disks import Progress, with_nics
 from compute.steps.domain import (
     OFF,
@@ -43,6 +44,11 @@ class RescueImage(Step):
             raise Failed(f"The message with the request to rescue guest {run.row.guest} was lost, "
                          "and with it the image and the password.", now="Nothing was changed.",
                          next="Ask again.", code="request_lost")
+        if boots_from_volume(run):
+            raise Refused(f"Guest {run.row.guest} boots from a volume, and has no disk of its own "
+                          "to be mended.", now="Nothing was changed.",
+                          next="Detach the volume from a guest that is deleted, and attach it to "
+                               "another one.", code="image_unacceptable")
         image = run.world.images.show(wanted(run))
         return {"image": asdict(image), "base": asdict(cached(run, image))}
 

@@ -201,7 +201,8 @@ class Host:
             clock=HostClock(self, self.life),
             peers=fakes.FakePeers(self.sim.exchange, self.name, self._hook(self.life, "peers")),
             networks=fakes.FakeNetworks(self.sim.ports, self._hook(self.life, "networks")),
-            volumes=fakes.NoVolumes(), secrets=Secrets(self.root / "secrets"))
+            volumes=fakes.FakeVolumes(self.sim.ports.with_name("volumes")),
+            secrets=Secrets(self.root / "secrets"))
 
     def start(self) -> None:
         """A new process of the agent, as compute.agent starts it; the machine boots before if it
