@@ -65,9 +65,9 @@ class VolumeHandlers:
         instance = instances.get(guest)
         if event.get("name") != EXTENDED or instance is None or not volume:
             return
-        own = {**context, "request_id": f"{context.get('request_id')}-{volume}"}
-        try:
-            self._accept("extend_volume", own, {"instance": instance, "volume_id": volume})
+        try:  # one request may be about several volumes
+            self.manager.accept("extend_volume", guest, f"{context.get('request_id')}-{volume}",
+                                {"instance": instance, "volume_id": volume}, context)
         except Refused as error:
             LOG.warning("Volume %s of guest %s was extended, and the guest does not see it: %s",
                         volume, guest, error)

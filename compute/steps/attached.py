@@ -12,12 +12,14 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.errors import Failed, Refused
-from compute.model import mappings
+from compute.model import mappings, states
+from compute.model.guest import Guest
 from compute.model.volume import Attached, Volume
 from compute.rpc.primitives import Primitive
 from compute.rpc.primitives import data as fields_of
 
 KIND = "volumes"
+ON = (states.RUNNING, states.POWER_PAUSED)
 
 
 def claimed(run: Run) -> tuple[Attached, ...]:
@@ -59,9 +61,10 @@ def mapping(run: Run, volume_id: str) -> Primitive | None:
 
 def whole(volume: Volume, prim: Primitive | None) -> Volume:
     """A volume with its connection as the control plane has it: secrets included."""
-    known = mappings.connection_of(fields_of(prim)) if prim else {}
-    same = known.get("serial") in (None, volume.id) or not volume.connection
-    return replace(volume, connection=known) if known and same else volume
+    fields = fields_of(prim)
+    known = mappings.connection_of(fields)
+    ours = (fields.get("attachment_id") or "") == volume.attachment_id  # else another host's
+    return replace(volume, connection=known) if known and ours else volume
 
 
 def save_mapping(run: Run, prim: Primitive | None, changes: Mapping[str, Any]) -> None:
@@ -82,7 +85,7 @@ def reconnected(run: Run) -> tuple[Attached, ...]:
     if not held:
         return ()
     known, state = mapped(run), run.world.driver.state(run.row.guest)
-    off = state is None or not state.power_state
+    off = state is None or state.power_state not in ON
     made = []
     for one in held:
         volume = whole(one.volume, known.get(one.volume.id))
@@ -92,6 +95,11 @@ def reconnected(run: Run) -> tuple[Attached, ...]:
     if [one.to_plain() for one in made] != [one.to_plain() for one in held]:
         claim(run, made)
     return tuple(made)
+
+
+def with_volumes(run: Run) -> Guest:
+    """The guest with the volumes that are connected for it."""
+    return replace(run.guest, volumes=tuple(one for one in claimed(run) if one.source))
 
 
 def boots_from_volume(run: Run) -> bool:

@@ -66,6 +66,71 @@ def park(run: Run) -> None:
         attached.claim(run, others(run, volume.id))
 
 
+FORMER = "former-attachments"  # kind of claim: attachments of another host, to be given back
+
+
+def settle(run: Run) -> None:
+    """The guest comes to this host: its volumes are connected here, by attachments of this host's
+    own. What it has here already stays."""
+    mine = {one.volume.attachment_id for one in claimed(run) if one.source}
+    for prim in mapped(run).values():
+        volume = mappings.volume(fields_of(prim))
+        if not volume.id or volume.attachment_id in mine:
+            continue
+        if volume.connection or not volume.attachment_id:  # another host's
+            former = volume.attachment_id
+            remember(run, former)
+            volume = replace(volume, attachment_id=attachment_for(run, volume.id, former))
+            save_mapping(run, prim, {"attachment_id": volume.attachment_id,
+                                     "connection_info": None})
+        connect(run, prim, volume)
+    give_back_former(run)
+
+
+def remember(run: Run, attachment: str) -> None:
+    """Write down an attachment of a host that is gone, before nobody names it any more."""
+    known = {one for claim in run.world.journal.claims(kind=FORMER, guest=run.row.guest)
+             for one in claim.data["attachments"]}
+    run.world.journal.claim(FORMER, run.row.guest, run.row.guest, run.row.id,
+                            {"attachments": sorted(filter(None, {*known, attachment}))})
+
+
+def give_back_former(run: Run) -> None:
+    """Give those attachments back that no mapping names any more."""
+    claims = run.world.journal.claims(kind=FORMER, guest=run.row.guest)
+    if not claims:
+        return
+    named = {fields_of(prim).get("attachment_id") for prim in mapped(run).values()}
+    for attachment in (one for claim in claims for one in claim.data["attachments"]):
+        if attachment not in named:
+            run.world.volumes.attachment_delete(run.context, attachment)
+    run.world.journal.release(guest=run.row.guest, kind=FORMER)
+
+
+class VolumesHere(Step):
+    """volumes: connected to this host, by attachments of its own. Undone, they stay reserved for
+    the guest, and no host is connected."""
+
+    name = "volumes"
+
+    def do(self, run: Run) -> None:
+        settle(run)
+
+    def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        park(run)
+        give_back_former(run)
+
+
+class VolumesLeft(Step):
+    """volumes: not connected here any more; another host has the guest by attachments of its own.
+    """
+
+    name = "volumes"
+
+    def do(self, run: Run) -> None:
+        park(run)
+
+
 # -- built ----------------------------------------------------------------------------------------
 def asked_for(run: Run) -> list[Primitive]:
     """The mappings of volumes that a guest to build was asked for with."""

@@ -28,6 +28,7 @@ from compute.migration.truth import HERE, Act, End, end_of
 from compute.model import states
 from compute.model.guest import CachedImage, GuestState
 from compute.rpc.primitives import clean, data
+from compute.steps.attached import with_volumes
 from compute.steps.claim import need, placement_of, room_of, told_place
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, remove_domain
@@ -149,7 +150,7 @@ class DisksHere(Step):
         base = None
         if any(disk.get("backing_image") for disk in outgoing["disks"]) and not self.shared(run):
             base = CachedImage(**(Image().do(run) or {}))
-        guest = replace(run.guest, placement=placement_of(run, run.guest))
+        guest = replace(with_volumes(run), placement=placement_of(run, run.guest))
         return dict(run.world.driver.prepare_incoming(guest, outgoing, base))
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:

@@ -240,7 +240,7 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     if verb == "spawn":
         world.journal.engine.dispose()
         retry = {"retry": {"num_attempts": 1, "hosts": [[fakes.HOST, fakes.HOST]]}}
-        return volumes.with_blank(world, fakes.build_args(prim, filter_properties=retry))
+        return volumes.with_blank(world.conductor, fakes.build_args(prim, filter_properties=retry))
     run_now(world, "spawn", fakes.build_args(prim), {**CONTEXT, "request_id": "req-0"})
     if verb in WITH_VOLUME:
         bdm = volumes.reserve(world, GUEST, delete_on_termination=True)

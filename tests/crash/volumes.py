@@ -27,10 +27,10 @@ def reserve(world, guest: str, volume: str = VOLUME, attachment: str = ATTACHMEN
         "tag": "data", **fields}))
 
 
-def with_blank(world, args: dict) -> dict:
+def with_blank(conductor, args: dict) -> dict:
     """A build with one more volume, which is to be made."""
     guest = args["instance"]["nova_object.data"]["uuid"]
-    prim = world.conductor.add_bdm(_mapping(guest, source_type="blank", volume_size=3,
+    prim = conductor.add_bdm(_mapping(guest, source_type="blank", volume_size=3,
                                             delete_on_termination=True))
     args["block_device_mapping"]["nova_object.data"]["objects"].append(prim)
     return args
@@ -132,6 +132,23 @@ def _left(guest: str, state: dict, stored: list[dict]) -> list[str]:
     held = {key for key, one in state["attachments"].items() if one["guest"] == guest}
     return [f"attachment {one}" for one in held - named] + \
         [f"mapping of {one}" for one in named - held - {None}]
+
+
+def moved(world, guest: str, mine: bool) -> list[str]:
+    """What is wrong with the volumes of a guest that moves, as one of its hosts has them."""
+    found = seen(world, guest)
+    made = [f"left: {one}" for one in found.left] if mine else []
+    held = {one["host"] for one in world.volumes.read()["attachments"].values()
+            if one["guest"] == guest}
+    if mine and held != {world.host}:
+        made.append(f"attachments are of {held}")
+    agreed = found.paths if mine else {
+        part: paths for part, paths in found.paths.items()
+        if part in ("claims", "connected", "definition", "guest")}
+    wrong = {part: paths for part, paths in agreed.items() if len(paths) != mine}
+    if wrong:
+        made.append(f"volumes: {wrong}")
+    return made
 
 
 # How many volumes a guest may have after a verb, done or undone.

@@ -18,6 +18,7 @@ from compute.errors import MagnetarError, NeedsOperator
 from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
 from compute.model.numa import cpu_sets
 from virt.libvirt import host as this_host
+from virt.libvirt.attaching import Attaching
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
 from virt.libvirt.domains import Domains
@@ -44,7 +45,7 @@ LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
 
 
-class LibvirtDriver(Movable, Tended):
+class LibvirtDriver(Movable, Tended, Attaching):
     """Guests under libvirt and QEMU; their disks are the store's matter.
 
     :param conf: the global configuration.

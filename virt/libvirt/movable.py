@@ -188,6 +188,7 @@ class Movable(Stored):
             made.pop("paths"), self._console(guest.uuid), self.conf.libvirt.vnc_listen,
             guest.nics, made["shared"], self._cache_mode(), loader, guest.placement,
             format_set(self._shared_cpus()), self.conf.libvirt.realtime_scheduler_priority,
+            guest.volumes,
         )  # fmt: skip
         return {**self.facts.incoming(), **made, "rewrite": told}
 

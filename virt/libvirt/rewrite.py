@@ -8,14 +8,16 @@ and is added to PARTS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compute.model.guest import Nic
 from compute.model.move import MovePlan
 from compute.model.numa import Placement
+from compute.model.volume import Attached, VolumeSource
 from virt.libvirt import placed
+from virt.libvirt.volumes import origin
 from virt.storage.firmware import KIND as NVRAM
 from virt.xml.chardev import CharDevice
 from virt.xml.domain import Domain
@@ -30,6 +32,7 @@ class Rewrite:
     get another path are cached there, ``console`` the path of the console log, ``listen`` the
     address for screens (empty: a unix socket; None: as it is), ``nics`` what each MAC is attached
     to there, ``loader`` the path of the firmware there,
+    ``volumes`` where each serial number is,
     ``placement`` the guest's place there or else ``shared_cpus`` (None: as it is, empty: all)."""
 
     generation: int
@@ -43,6 +46,7 @@ class Rewrite:
     placement: Placement | None = None
     shared_cpus: str | None = None
     priority: int = 1
+    volumes: Mapping[str, VolumeSource] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: MovePlan) -> Rewrite:
@@ -55,13 +59,15 @@ class Rewrite:
             told.get("loader"),
             Placement.from_plain(told["placement"]) if told.get("placement") else None,
             told.get("shared_cpus"), told.get("priority") or 1,
+            {serial: VolumeSource.from_plain(plain)
+             for serial, plain in (told.get("volumes") or {}).items()},
         )  # fmt: skip
 
 
 def describe(
     disks: Mapping[str, str], console: str, listen: str, nics: tuple[Nic, ...], shared: bool,
     cache: str, loader: str | None = None, placement: Placement | None = None,
-    shared_cpus: str = "", priority: int = 1,
+    shared_cpus: str = "", priority: int = 1, volumes: Iterable[Attached] = (),
 ) -> dict[str, Any]:
     """A destination's values as plain data; ``shared`` is whether both hosts see the disks."""
     return {
@@ -74,6 +80,7 @@ def describe(
         "placement": placement.to_plain() if placement else None,
         "shared_cpus": shared_cpus,
         "priority": priority,
+        "volumes": {one.volume.shown: asdict(one.source) for one in volumes if one.source},
         "nics": [
             {"id": nic.id, "mac": nic.mac, "kind": nic.kind, "source": nic.source,
              "tap": nic.tap, "mtu": nic.mtu}
@@ -108,6 +115,15 @@ def disks(domain: Domain, wanted: Rewrite) -> None:
             disk.cache = wanted.cache or disk.cache
             if disk.io == "native" and disk.cache not in UNCACHED:
                 disk.io = "threads"
+
+
+def volumes(domain: Domain, wanted: Rewrite) -> None:
+    """Volumes are where the destination reaches them; nothing of them is copied."""
+    for disk in domain.devices.disks:
+        source = wanted.volumes.get(disk.serial or "")
+        if source is not None:
+            disk.type, disk.origin = source.kind, origin(source)
+            disk.backing_store = False
 
 
 def firmware(domain: Domain, wanted: Rewrite) -> None:
@@ -161,6 +177,7 @@ def interfaces(domain: Domain, wanted: Rewrite) -> None:
 PARTS: tuple[Callable[[Domain, Rewrite], None], ...] = (
     ownership,
     disks,
+    volumes,
     firmware,
     place,
     console_log,
