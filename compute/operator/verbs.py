@@ -9,7 +9,7 @@ from typing import Any
 from compute.errors import MagnetarError, Refused
 from compute.operator.doctor import examine
 from compute.operator.explain import explain
-from compute.recovery.invariants import Finding, check, check_nics
+from compute.recovery.invariants import Finding, check, check_nics, check_volumes
 from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler
 from db.journal import OperationRow, StepRow, rows
@@ -107,11 +107,14 @@ class OperatorVerbs:
         """Compare journal, hypervisor, disks and control plane; list what is not as it must be."""
         seen = observe(self._world, self._reconciler.context)
         findings = check(seen)
-        try:
-            findings += check_nics(seen, self._world.driver.taps())
-        except MagnetarError as error:
-            findings.append(Finding("observable", "nics", f"NICs cannot be observed: {error}",
-                                    "See 'magnetar doctor'."))
+        for what, look in (
+                ("NICs", lambda: check_nics(seen, self._world.driver.taps())),
+                ("Volumes", lambda: check_volumes(seen, self._world.driver.volumes))):
+            try:
+                findings += look()
+            except MagnetarError as error:
+                findings.append(Finding("observable", what.lower(), f"{what} cannot be observed: "
+                                        f"{error}", "See 'magnetar doctor'."))
         return {
             "clean": not findings, "time": utc(seen.time), "guests": len(seen.guests),
             "foreign_domains": [{"uuid": s.uuid, "name": s.name} for s in seen.foreign],

@@ -53,7 +53,6 @@ TO_NOVA = {
     "attach_failed": "InterfaceAttachFailed",
     "volume_not_found": "VolumeNotFound",
     "volume_attached": "InvalidVolume",
-    "volume_not_ready": "InvalidVolume",
     "device_in_use": "DevicePathInUse",
     "too_many_disks": "TooManyDiskDevices",
     "mapping_not_found": "VolumeBDMNotFound",

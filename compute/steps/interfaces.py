@@ -16,6 +16,7 @@ from compute.errors import Failed, Refused, Turned
 from compute.model import devices, wire
 from compute.model.guest import NetworkRequest, Nic
 from compute.rpc.primitives import data as fields_of
+from compute.steps import attached
 from compute.steps.domain import own
 from compute.steps.ports import claimed_nics
 from compute.steps.record import changed_cache, reread
@@ -233,8 +234,10 @@ class Shown(Step):
         if cache:
             changes["info_cache"] = changed_cache(cache, wire.network_info(nics))
         if any(nic.tag for nic in (*nics, *run.guest.nics)):
+            before = fields_of(run.instance).get("device_metadata")
+            volumes = [one.volume for one in attached.claimed(run)]
             changes["device_metadata"] = devices.metadata(
-                fields_of(run.instance).get("device_metadata"), nics)
+                devices.of_volumes(before, volumes) if volumes else before, nics)
         try:
             if changes:
                 run.save(changes)

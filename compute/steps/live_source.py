@@ -95,7 +95,7 @@ class Destination(Step):
         host = destination_of(run)
         told = {"outgoing": dict(run.world.driver.outgoing(run.row.guest)),
                 "migration": migration_of(run)["uuid"],
-                "volumes": [one.to_plain() for one in claimed(run) if one.source],
+                "volumes": [one.to_plain() for one in claimed(run)],
                 "block_migration": run.request["args"].get("block_migration"),
                 "generation": generation(run) + 1}
         try:

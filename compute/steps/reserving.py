@@ -13,7 +13,7 @@ from compute.model import mappings
 from compute.rpc.primitives import Primitive
 from compute.rpc.primitives import data as fields_of
 from compute.steps.attached import claimed, mapped, need_domain
-from compute.steps.volumes import RESERVED
+from compute.steps.volumes import RESERVED, unreserve
 
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd", "fdc": "fd"}
 
@@ -83,4 +83,4 @@ class Reserved(Step):
         for prim in mapped(run).values():
             if fields_of(prim).get("uuid") == run.row.id:
                 run.world.conductor.destroy_bdm(run.context, prim)
-        run.world.journal.release(guest=run.row.guest, kind=RESERVED)
+        unreserve(run, run.request["args"]["volume_id"])

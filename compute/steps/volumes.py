@@ -185,22 +185,19 @@ class Shown(Step):
         volume = volume_of(run)
         prim = mapping(run, volume.id)
         attached.save_mapping(run, prim, mappings.changes(whole(volume, prim)))
-        show_tags(run, [one.volume for one in claimed(run)])
-        run.world.journal.release(guest=run.row.guest, kind=RESERVED)
+        if volume.tag:
+            show_tags(run, [one.volume for one in claimed(run)])
+        unreserve(run, volume.id)
 
 
 def show_tags(run: Run, volumes: Iterable[Volume]) -> None:
-    """Save the tags of these volumes, unless there are none and were none. The guest's deletion is
-    not in the way."""
-    volumes = tuple(volumes)
+    """Save the tags of these volumes, and of the guest's NICs. Its deletion is not in the way."""
     if not reread(run):
         return
     before = fields_of(run.instance).get("device_metadata")
-    after = devices.of_volumes(before, volumes)
-    if after == before or not before and not any(one.tag for one in volumes):
-        return
+    told = devices.metadata(devices.of_volumes(before, volumes), run.guest.nics)
     try:
-        run.save({"device_metadata": after})
+        run.save({"device_metadata": told})
     except Refused as error:
         if error.code not in ("deleting", "guest_not_found"):
             raise
@@ -228,7 +225,18 @@ def forget(run: Run, volume: Volume) -> None:
     if prim is not None and (fields_of(prim).get("attachment_id") or None) in (
             None, volume.attachment_id or None):
         run.world.conductor.destroy_bdm(run.context, prim)
-    run.world.journal.release(guest=run.row.guest, kind=RESERVED)
+    unreserve(run, volume.id)
+
+
+def unreserve(run: Run, volume: str) -> None:
+    """Nothing is to come any more of a volume that was given a name; others still are."""
+    journal, guest = run.world.journal, run.row.guest
+    held = journal.claims(kind=RESERVED, guest=guest)
+    if any(one.data["volume"] == volume for one in held):
+        journal.release(guest=guest, kind=RESERVED)
+        for one in held:
+            if one.data["volume"] != volume:
+                journal.claim(RESERVED, one.key, guest, run.row.id, one.data)
 
 
 # -- out ------------------------------------------------------------------------------------------
@@ -321,7 +329,7 @@ class Unshown(Step):
         if volume.tag:
             show_tags(run, [one.volume for one in left])
         attached.claim(run, left)
-        run.world.journal.release(guest=run.row.guest, kind=RESERVED)
+        unreserve(run, volume.id)
 
 
 class StillAttached(Step):
@@ -331,8 +339,11 @@ class StillAttached(Step):
     attempts = FOR_EVER
 
     def do(self, run: Run) -> None:
+        wanted = run.request["args"]["volume_id"]
+        if mapping(run, wanted) is None:
+            unreserve(run, wanted)
         try:
-            run.world.volumes.roll_detaching(run.context, run.request["args"]["volume_id"])
+            run.world.volumes.roll_detaching(run.context, wanted)
         except Refused:
             return  # the volume service does not know it, or not as one that is to go
 

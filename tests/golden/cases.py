@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
 from compute.model.numa import Placed, Placement
+from compute.model.volume import Attached, Volume, VolumeSource
 from virt import topology
 
 GIB = 2**30
@@ -44,6 +45,13 @@ BRIDGED = replace(
     mtu=None,
     addresses=(),
 )
+
+
+def attached(number, target, iotune=None, **how):
+    """A volume that is connected to the host."""
+    source = VolumeSource("file", f"/var/lib/magnetar/volumes/{number}", iotune=iotune or {},
+                          serial=number)
+    return Attached(Volume(number, target=target, **how), source)
 
 
 def guest(vcpus=1, specs=None, properties=None, **changes):
@@ -235,6 +243,21 @@ CASES = {
         guest(specs={"hw:mem_encryption": "true", "hw:mem_encryption_model": "amd-sev-es"},
               properties={"hw_firmware_type": "uefi", "hw_disk_bus": "scsi"}),
         [ROOT, NVRAM], [], {}, "kvm", "none",
+    ),
+    "volumes": (
+        guest(specs={"quota:disk_total_iops_sec": "700"}, volumes=(
+            attached("c0ffee00-0000-4000-8000-000000000001", "vdb"),
+            attached("c0ffee00-0000-4000-8000-000000000002", "vdd", serial="as-before",
+                     iotune={"total_bytes_sec": 1000000}),
+        )),
+        [ROOT, EPHEMERAL, CONFIG], [], {"disk_iothreads": 2}, "qemu", "none",
+    ),
+    "boot-from-volume": (
+        guest(properties={"hw_disk_bus": "scsi"}, volumes=(
+            attached("c0ffee00-0000-4000-8000-000000000003", "sda", bus="scsi", boot_index=0),
+            attached("c0ffee00-0000-4000-8000-000000000004", "sdb", bus="scsi", multiattach=True),
+        )),
+        [SWAP], [], {}, "qemu", "none",
     ),
     "32-bit": (
         guest(properties={"hw_architecture": "i686", "hw_machine_type": "pc"}),
