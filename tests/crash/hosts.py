@@ -196,6 +196,7 @@ class Hosts:
             going.append(f"task {fields['task_state']}")
         if self.status() == "confirming" and not waits:
             going.append("a confirmation that was asked for")
+        going += [f"the hypervisor of {host} is away" for host in self.fabric.faults()["down"]]
         return going + [f"for {host}: {[m[1] for m in sent]}"
                         for host, sent in self.exchange.waiting.items()]
 

@@ -114,8 +114,9 @@ SNAPSHOT_ID, OLD_IDS = "bbbbbbbb-1", ("bbbbbbbb-2", "bbbbbbbb-3")
 VOLUME_VERBS = ("reserve_device", "attach_volume", "detach_volume", "extend_volume", "swap_volume",
                 "disconnect_volume")
 # Verbs before which the guest has a volume.
-WITH_VOLUME = ("delete", "reap", "start", "stop", "reboot", "suspend", "resume", "rescue",
-               "unrescue", "rebuild", "detach_volume", "extend_volume", "swap_volume",
+WITH_VOLUME = ("delete", "reap", "start", "stop", "reboot", "suspend", "resume", "rescue", "shelve",
+               "shelve_offload", "unshelve", "soft_delete", "restore", "reclaim", "unrescue",
+               "rebuild", "detach_volume", "extend_volume", "swap_volume",
                "disconnect_volume")
 
 
