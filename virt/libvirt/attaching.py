@@ -76,7 +76,9 @@ class Attaching:
                 now="The guest sees it as it was.",
                 next="It is looked at again; see whether the volume service has enlarged it.",
                 code="volume_not_grown")
-        self.domain_volumes.resize(uuid, volume, now)
+        encrypted = bool((volume.connection.get("data") or {}).get("encrypted"))
+        usable = self.host_volumes.usable(volume.connection) if encrypted else now
+        self.domain_volumes.resize(uuid, volume, usable)
         return now
 
     def begin_swap(self, uuid: str, volume: Volume, source: VolumeSource) -> None:

@@ -83,14 +83,15 @@ class DomainVolumes:
 
     # -- another size -------------------------------------------------------------------------
     def resize(self, uuid: str, volume: Volume, size: int) -> None:
-        """Tell a running guest how large a volume is by now, in bytes. Quiet if it is off."""
+        """Tell a running guest how much of a volume is its own by now, in bytes; 0 when that is
+        not known. Quiet if it is off."""
         domain = self._domains.required(uuid)
         disk = _by_serial(self._live(domain) or ()).get(volume.shown)
         if disk is None:
             return
-        if disk.origin is not None and disk.origin.encryption:
-            raise Failed(f"Volume {volume.id} is encrypted: how much of {size} bytes LUKS leaves "
-                         "to the guest is only known when it is opened anew.",
+        if not size:
+            raise Failed(f"Volume {volume.id} is encrypted: how much of it LUKS leaves to the "
+                         "guest can only be told by QEMU, when it is opened anew.",
                          now="It has grown, and the guest sees it as it was.",
                          next="Stop and start the guest.", code="unsupported")
         self._connection.call("resize_volume", domain.blockResize, disk.target, size,
