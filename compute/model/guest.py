@@ -67,7 +67,8 @@ class Nic:
     bridge of Open vSwitch).
 
     ``source`` is the libvirt network's or the bridge's name on this host. ``id`` is the port's id;
-    ``asked`` the one that it was asked for by, where the network service gives its own.
+    ``asked`` the one that it was asked for by, where the network service gives its own. ``kept``
+    is a port that was there before, and stays when its guest goes.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Nic:
     model: str | None = None
     tag: str | None = None
     asked: str | None = None
+    kept: bool = False
 
     @property
     def tap(self) -> str:

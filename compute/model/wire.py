@@ -198,6 +198,7 @@ def _nic(vif: Mapping[str, Any]) -> Nic:
         else "ovs" if vif.get("type") == "ovs" else "bridge",
         source=details.get("libvirt_network") or network.get("bridge") or "",
         mtu=meta.get("mtu"), addresses=tuple(found), tag=(vif.get("meta") or {}).get("tag"),
+        kept=bool(vif.get("preserve_on_delete")),
     )
 
 
@@ -232,7 +233,7 @@ def _vif(nic: Nic) -> dict[str, Any]:
         "devname": nic.tap,
         "ovs_interfaceid": nic.id if nic.kind == "ovs" else None,
         "qbh_params": None, "qbg_params": None, "active": True, "vnic_type": "normal",
-        "profile": {}, "preserve_on_delete": False, "delegate_create": True,
+        "profile": {}, "preserve_on_delete": nic.kept, "delegate_create": True,
         "meta": {"tag": nic.tag} if nic.tag else {},
     }
 

@@ -109,7 +109,7 @@ class Neutron:
     def _give_back(self, port: Mapping[str, Any]) -> None:
         """Delete a port that was made here; set free one that was there before."""
         try:
-            if str(port.get("description") or "").startswith(MADE):
+            if _is_ours(port):
                 self._rest.call("DELETE", f"/ports/{port['id']}", f"delete port {port['id']}")
             else:
                 self._update(port["id"], {"device_id": "", "device_owner": "",
@@ -183,7 +183,7 @@ class Neutron:
             label=network.get("name") or "", kind=kind, source=source, mtu=network.get("mtu"),
             addresses=tuple(_address(ip, subnets[ip["subnet_id"]])
                             for ip in port.get("fixed_ips") or ()),
-            tag=tag, asked=asked if asked != port["id"] else None)
+            tag=tag, asked=asked if asked != port["id"] else None, kept=not _is_ours(port))
 
 
 def _address(ip: Mapping[str, Any], subnet: Mapping[str, Any]) -> Address:
@@ -193,6 +193,11 @@ def _address(ip: Mapping[str, Any], subnet: Mapping[str, Any]) -> Address:
         dhcp=bool(subnet.get("enable_dhcp")),
         routes=tuple((route["destination"], route["nexthop"])
                      for route in subnet.get("host_routes") or ()))
+
+
+def _is_ours(port: Mapping[str, Any]) -> bool:
+    """Whether a port was made here."""
+    return str(port.get("description") or "").startswith(MADE)
 
 
 def _description(guest: str, key: str) -> str:

@@ -133,6 +133,9 @@ class NeutronTest(testtools.TestCase):
         mine = self.kept.add(description="my own port")
         nics = self.allocate(NetworkRequest(port_id=mine["id"]), NetworkRequest(NET))
         self.assertEqual((GUEST, "host1"), (mine["device_id"], mine["binding:host_id"]))
+        self.assertEqual((True, False), tuple(nic.kept for nic in nics))
+        cache = {"info_cache": {"nova_object.data": {"network_info": wire.network_info(nics)}}}
+        self.assertEqual(nics, wire.nics(cache))
         self.assertEqual(nics, self.allocate(NetworkRequest(port_id=mine["id"]),
                                              NetworkRequest(NET)))
         self.port.deallocate(CONTEXT, GUEST)
