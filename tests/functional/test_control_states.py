@@ -140,7 +140,8 @@ VERBS = {
     # Nova's API lets console and log be asked for in every state, and the host decide.
     "console log show": Verb(lambda c: c.console_log("one"), PLACED, TASKS,
                              sends="get_console_output"),
-    "console url show": Verb(lambda c: c.console_url("one"), PLACED, TASKS, sends="get_vnc_console"),
+    "console url show": Verb(lambda c: c.console_url("one"), PLACED, TASKS,
+                             sends="get_vnc_console"),
     "diagnostics": Verb(lambda c: c.server_diagnostics("one"), PLACED, TASKS,
                         sends="get_instance_diagnostics"),
 }
