@@ -8,6 +8,9 @@ from __future__ import annotations
 from compute.engine.clock import SystemClock
 from compute.errors import Failed, Retryable
 from compute.model import states
+from compute.recovery.observe import observe
+from compute.recovery.timers import Timers
+from compute.steps.inside import FROZEN
 from db.journal import rows
 from tests.crash.matrix import (
     CONTEXT,
@@ -19,6 +22,7 @@ from tests.crash.matrix import (
     run_now,
 )
 from tests.functional import test_partial_failures_sleep as sleep
+from tests.waiting import wait_until
 from virt.fake_copy import COPY, COPYING
 
 TASKS = {**sleep.TASKS, "snapshot": states.IMAGE_SNAPSHOT_PENDING, "backup": states.IMAGE_BACKUP}
@@ -34,7 +38,7 @@ class ImageFailureTest(sleep.PartialFailureTest):
         _describe_images(self.world)
 
     def asked(self, verb: str) -> dict:
-        prim = self.world.conductor.set(GUEST, task_state=TASKS[verb])
+        prim = self.world.conductor.set(GUEST, task_state=TASKS.get(verb))
         return {"instance": prim, **ARGS.get(verb, {})}
 
     def images(self) -> dict[str, str]:
@@ -109,6 +113,24 @@ class Row20Test(ImageFailureTest):
         self.recovered()
         self.assert_is(states.STOPPED, states.SHUTDOWN)
         self.assert_image()
+
+
+class Row21Test(ImageFailureTest):
+    """Killed while file systems stand still, or just before or after."""
+
+    def test_row_21_they_are_let_go(self):
+        for moment in sleep.MOMENTS:
+            self.build()
+            self.killed("quiesce", f"freeze.{moment}")
+            self.recovered()
+            self.world.conf.timeouts.frozen = 0  # the time is over
+            timers = Timers(self.manager, CONTEXT)
+            timers.run_pass(observe(self.world, CONTEXT))
+            wait_until(lambda: not self.manager.running())
+            self.assertFalse(self.world.driver._read(GUEST).get("frozen"), moment)
+            self.assertEqual([], self.world.journal.claims(kind=FROZEN))
+            self.assert_tidy()
+            self.assert_went_on()
 
 
 class Row23Test(ImageFailureTest):
