@@ -89,9 +89,10 @@ class Driver(Protocol):
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         """The last ``max_bytes`` of a guest's console log; empty when there is none."""
 
-    def screen_port(self, uuid: str) -> int | None:
-        """The TCP port on which a running domain shows its screen over VNC; None when it has no
-        screen, or only one on a unix socket. Raises Refused(code='guest_not_found')."""
+    def console_port(self, uuid: str, kind: str) -> int | None:
+        """The TCP port on which a running domain shows its screen (``kind`` is ``vnc`` or
+        ``spice``), or its serial console (``serial``); None when it has none, or only one on a
+        unix socket. Raises Refused(code='guest_not_found')."""
 
     def open_console(self, uuid: str, force: bool = False) -> socket.socket:
         """A running domain's serial console, as one end of a pair of sockets: what the guest

@@ -238,6 +238,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
             **({"size": size, "boot_size": size} if off else {}),
             **self.redefined(found, nics), **self.with_volumes(found, guest.volumes),
             "disks": [os.path.basename(d.path) for d in disks],
+            "serial_port": guest.serial_port,
             "place": guest.placement.to_plain() if guest.placement else None})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 

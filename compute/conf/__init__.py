@@ -26,13 +26,15 @@ from compute.conf import (
     neutron,
     placement,
     resources,
+    serial_console,
+    spice,
     timeouts,
     vnc,
     volumes,
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           consoleauth, control, cinder, glance, neutron, placement)
+           spice, serial_console, consoleauth, control, cinder, glance, neutron, placement)
 CONF = cfg.CONF
 
 

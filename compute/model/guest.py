@@ -147,6 +147,7 @@ class Guest:
     node: str | None = None
     nics: tuple[Nic, ...] = ()
     placement: Placement | None = None  # where on this host it is to be, if that matters
+    serial_port: int | None = None  # where its serial console listens on this host; None: nowhere
     volumes: tuple[Attached, ...] = ()  # connected to this host
 
     @property

@@ -107,6 +107,7 @@ CASES = {
                 "hw_qemu_guest_agent": "yes", "hw_rng_model": "virtio",
                 "hw_firmware_type": "bios", "hw_cpu_sockets": "8",
             },
+            serial_port=10007,
         ),
         [RAW, EPHEMERAL, CONFIG], [NIC],
         {

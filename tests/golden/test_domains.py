@@ -61,7 +61,8 @@ def build(case):
     plan = builder.Plan(
         shared_cpus=frozenset((0, 1, 2, 5)) if virt_type == "kvm" else frozenset(),
         firmware=chosen, guest=guest, disks=disks, nics=nics, hardware=decided,
-        options=conf.libvirt, cache=cache,
+        options=conf.libvirt, cache=cache, serial_host="127.0.0.1",
+        spice_listen="127.0.0.1" if overrides.get("vnc_listen") else None,
         console=DIRECTORY + "/console.log", generation=3, operation="op-7",
     )  # fmt: skip
     return builder.build(plan)

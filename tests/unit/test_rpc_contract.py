@@ -35,8 +35,9 @@ CARRIED_OUT = {
     "snapshot_instance", "backup_instance", "shelve_instance", "shelve_offload_instance",
     "unshelve_instance",
     "soft_delete_instance", "restore_instance", "attach_interface", "detach_interface",
-    "get_vnc_console", "validate_console_port", "reserve_block_device_name", "attach_volume",
-    "detach_volume", "swap_volume", "remove_volume_connection",
+    "get_vnc_console", "get_spice_console", "get_serial_console", "validate_console_port",
+    "reserve_block_device_name", "attach_volume", "detach_volume", "swap_volume",
+    "remove_volume_connection",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",

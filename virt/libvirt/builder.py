@@ -27,7 +27,8 @@ LIMITS = {"virtio": 26, "scsi": 256, "sata": 26, "ide": 4, "usb": 26}
 class Plan:
     """All that a domain is built from. ``cache`` is the cache mode for disks of type file;
     ``console`` the path of the console log, ``firmware`` what this host has of the wished kind,
-    ``shared_cpus`` those of guests that have no place of their own (empty: all)."""
+    ``shared_cpus`` those of guests that have no place of their own (empty: all), ``spice_listen``
+    the address for SPICE (None: none), ``serial_host`` the one for a serial console with a port."""
 
     guest: model.Guest
     disks: Sequence[model.Disk]
@@ -40,6 +41,8 @@ class Plan:
     operation: str
     firmware: Firmware | None = None
     shared_cpus: frozenset[int] = frozenset()
+    spice_listen: str | None = None
+    serial_host: str = ""
 
     @property
     def drives(self) -> list[model.Disk]:
@@ -311,9 +314,11 @@ def network_interface(nic: model.Nic, flavor: model.Flavor, hardware: Hardware,
 
 
 def consoles(domain: Domain, plan: Plan) -> None:
-    domain.devices.add(
-        chardev.Serial(type="pty", log=plan.console, append=True, target="isa-serial", port=0)
-    )
+    made = chardev.Serial(type="pty", log=plan.console, append=True, target="isa-serial", port=0)
+    if plan.guest.serial_port is not None:
+        made.type, made.mode, made.protocol = "tcp", "bind", "raw"
+        made.host, made.service = plan.serial_host, plan.guest.serial_port
+    domain.devices.add(made)
 
 
 def guest_agent(domain: Domain, plan: Plan) -> None:
@@ -330,6 +335,9 @@ def screen(domain: Domain, plan: Plan) -> None:
             made.autoport, made.listen = True, "address"
             made.address = options.vnc_listen
         domain.devices.add(made)
+    if plan.spice_listen is not None and hardware.video != "none":
+        domain.devices.add(display.Graphics(
+            type="spice", autoport=True, listen="address", address=plan.spice_listen))
     domain.devices.add(display.Video(model=hardware.video, vram=hardware.vram))
 
 

@@ -169,8 +169,8 @@ class LibvirtDriver(Movable, Tended, Attaching):
         except OSError as error:
             raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
 
-    def screen_port(self, uuid: str) -> int | None:
-        return self.consoles.screen_port(uuid)
+    def console_port(self, uuid: str, kind: str) -> int | None:
+        return self.consoles.port(uuid, kind)
 
     def open_console(self, uuid: str, force: bool = False) -> socket.socket:
         return self.consoles.open(uuid, force)
@@ -224,7 +224,8 @@ class LibvirtDriver(Movable, Tended, Attaching):
                 options=self.conf.libvirt, cache=self._cache_mode(),
                 console=self._console(guest.uuid), generation=generation, operation=operation,
                 firmware=firmware.required(uefi, kept) if uefi else None,
-                shared_cpus=self._shared_cpus(),
+                shared_cpus=self._shared_cpus(), spice_listen=self._spice(),
+                serial_host=self.conf.serial_console.proxyclient_address,
             )  # fmt: skip
         )
 

@@ -30,8 +30,9 @@ UNCACHED = ("none", "directsync")  # cache modes that keep nothing on the host; 
 class Rewrite:
     """The destination's values. ``disks`` are paths by target (``vda``), ``cache`` how disks that
     get another path are cached there, ``console`` the path of the console log, ``listen`` the
-    address for screens (empty: a unix socket; None: as it is), ``nics`` what each MAC is attached
-    to there, ``loader`` the path of the firmware there,
+    address for VNC (empty: a unix socket; None: as it is), ``spice`` that for SPICE, ``serial``
+    where its serial console listens (empty: nowhere; None: as it is), ``nics`` what each MAC is
+    attached to there, ``loader`` the path of the firmware there,
     ``volumes`` where each serial number is,
     ``placement`` the guest's place there or else ``shared_cpus`` (None: as it is, empty: all)."""
 
@@ -46,6 +47,8 @@ class Rewrite:
     placement: Placement | None = None
     shared_cpus: str | None = None
     priority: int = 1
+    spice: str | None = None
+    serial: tuple[Any, ...] | None = None
     volumes: Mapping[str, VolumeSource] = field(default_factory=dict)
 
     @classmethod
@@ -58,7 +61,8 @@ class Rewrite:
             {nic["mac"].lower(): nic for nic in told.get("nics") or ()}, told.get("cache"),
             told.get("loader"),
             Placement.from_plain(told["placement"]) if told.get("placement") else None,
-            told.get("shared_cpus"), told.get("priority") or 1,
+            told.get("shared_cpus"), told.get("priority") or 1, told.get("spice"),
+            tuple(told["serial"]) if "serial" in told else None,
             {serial: VolumeSource.from_plain(plain)
              for serial, plain in (told.get("volumes") or {}).items()},
         )  # fmt: skip
@@ -150,10 +154,26 @@ def console_log(domain: Domain, wanted: Rewrite) -> None:
             device.log = wanted.console
 
 
+def serial_port(domain: Domain, wanted: Rewrite) -> None:
+    """The destination's port of a serial console that has one; the guest sees no difference."""
+    listed: list[CharDevice] = [*domain.devices.serials, *domain.devices.consoles]
+    for device in listed:
+        if device.type != "tcp" or wanted.serial is None:
+            continue
+        if wanted.serial:
+            device.host, device.service = wanted.serial
+        else:
+            device.type = "pty"
+            device.mode = device.host = device.service = device.protocol = None
+
+
 def screens(domain: Domain, wanted: Rewrite) -> None:
-    if wanted.listen is None:
-        return
     for screen in domain.devices.graphics:
+        if screen.type == "spice":
+            screen.former_listen = screen.port = None
+            screen.address, screen.autoport = wanted.spice or screen.address, True
+        if screen.type != "vnc" or wanted.listen is None:
+            continue
         screen.former_listen = screen.port = screen.socket = screen.listen_socket = None
         screen.listen = "address" if wanted.listen else "socket"
         screen.address = wanted.listen or None
@@ -181,6 +201,7 @@ PARTS: tuple[Callable[[Domain, Rewrite], None], ...] = (
     firmware,
     place,
     console_log,
+    serial_port,
     screens,
     interfaces,
 )
