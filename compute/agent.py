@@ -22,10 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from compute.engine.clock import SystemClock
 from compute.engine.secrets import Secrets
 from compute.engine.world import World
-from compute.errors import MagnetarError, NeedsOperator, Refused
+from compute.errors import MagnetarError, NeedsOperator, Refused, Unknown
 from compute.manager import Manager
 from compute.operations import OPERATIONS
 from compute.operator.doctor import standard_checks
+from compute.operator.listener import Listener, well
+from compute.operator.metrics import Metrics
 from compute.operator.moves import MoveVerbs
 from compute.operator.socket import ControlSocket, method_table
 from compute.operator.verbs import OperatorVerbs
@@ -153,6 +155,12 @@ class Agent:
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
                                     self.health, console=self._console)
+        reachable = {"hypervisor": self._hypervisor,
+                     "control_plane": lambda: self.conductor.ping(PING_SECONDS)}
+        self.metrics = Metrics(self.world, self.tracker, reachable)
+        self.listener = Listener(conf.metrics.listen, self.metrics.text,
+                                 lambda: well(self.health, reachable, self.journal)) \
+            if conf.metrics.listen else None
         self.node = Node(conf, self.host, self.conductor, self.tracker, self.context)
         self.server = Server(transport, serializer, self.host, self.manager, {
             name: getattr(target, name) for target in (verbs, moves)
@@ -165,6 +173,13 @@ class Agent:
         return {"status": "serving" if self.serving else "starting", "host": self.host,
                 "version": metadata.version("magnetar"),
                 "pid": os.getpid(), "driver": self.driver.name, "calls": self.calls()}
+
+    def _hypervisor(self) -> None:
+        """Raise Unknown while the hypervisor is not connected."""
+        if not self.driver.connected():
+            raise Unknown("The hypervisor does not answer.", now="Running guests are not touched.",
+                          next="See 'systemctl status libvirtd'; it is connected again by itself.",
+                          code="libvirt_lost")
 
     def _console(self, guest: str, force: bool) -> socket.socket:
         """The serial console of a guest of this host, by uuid or by its domain's name."""
@@ -192,6 +207,8 @@ class Agent:
         """
         began = time.monotonic()
         self.socket.start()
+        if self.listener is not None:
+            self.listener.start()
         self.driver.start(self._event)
         if self._stop.is_set():
             raise Stopping()
@@ -232,6 +249,8 @@ class Agent:
 
     def _ended(self, row: OperationRow) -> None:
         self._dirty.set()
+        if self.listener is not None:
+            self.metrics.ended(row)
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(self.conf.report_interval):
@@ -301,6 +320,8 @@ class Agent:
         rested = self.manager.park(self.conf.timeouts.stop)
         for thread in self._threads:
             thread.join(1.0)
+        if self.listener is not None:
+            self.listener.stop()
         self.socket.stop()
         self.driver.stop()
         self.journal.engine.dispose()

@@ -19,6 +19,7 @@ from compute.conf import agent as agent_options
 from compute.conf import compute as compute_options
 from compute.conf import disk as disk_options
 from compute.conf import libvirt as libvirt_options
+from compute.conf import metrics as metric_options
 from compute.conf import migration as migration_options
 from compute.conf import moves as move_options
 from compute.conf import resources as resource_options
@@ -264,6 +265,7 @@ def conf(root, **overrides):
     made.timeouts = types.SimpleNamespace(**group(timeout_options))
     made.libvirt = types.SimpleNamespace(**group(libvirt_options), **group(migration_options))
     made.compute = types.SimpleNamespace(**group(compute_options))
+    made.metrics = types.SimpleNamespace(**group(metric_options))
     made.serial_console = types.SimpleNamespace(**group(serial_options))
     made.disk = types.SimpleNamespace(**group(disk_options))
     made.disk.instances_path = os.path.join(root, "instances")

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from compute.model.diagnostics import Diagnostics
+from compute.model.diagnostics import Diagnostics, Usage
 from compute.model.guest import (
     CachedImage,
     CopyState,
@@ -200,6 +200,9 @@ class Driver(Protocol):
     def diagnostics(self, uuid: str) -> Diagnostics:
         """What a running domain has used, in a constant number of calls. Raises
         Refused(code='not_running')."""
+
+    def usage(self) -> Mapping[str, Usage]:
+        """What all running guests of ours use, by uuid, in a constant number of calls."""
 
     def set_password(self, uuid: str, user: str, password: str) -> None:
         """Have the agent in a running guest set a user's password. Raises

@@ -21,6 +21,7 @@ from compute.conf import (
     disk,
     glance,
     libvirt,
+    metrics,
     migration,
     moves,
     neutron,
@@ -34,7 +35,7 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           spice, serial_console, consoleauth, control, cinder, glance, neutron, placement)
+           spice, serial_console, consoleauth, metrics, control, cinder, glance, neutron, placement)
 CONF = cfg.CONF
 
 

@@ -125,6 +125,12 @@ class OperatorVerbs:
         """Examine this host and agent: each check with its result and what to do."""
         return examine(self._checks)
 
+    def usage(self) -> list[dict[str, Any]]:
+        """What each running guest of this host uses: CPU time in nanoseconds, memory in KiB, bytes
+        of disks and NICs."""
+        return [{"id": uuid, **vars(use)}
+                for uuid, use in sorted(self._world.driver.usage().items())]
+
     def create_network(self, network: dict[str, Any]) -> None:
         """Make a network of the embedded control plane on this host, or check its bridge."""
         self._world.driver.create_network(network)

@@ -29,6 +29,7 @@ COMMANDS = {
     "server resume": "server:Resume",
     "server dump create": "tending:DumpCreate",
     "server diagnostics show": "tending:Diagnostics",
+    "server usage list": "tending:UsageList",
     "server rescue": "tending:Rescue",
     "server set": "tending:Set",
     "server unrescue": "tending:Unrescue",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -229,6 +230,12 @@ class Journal:
             query = query.where(rows.claims.c.kind == kind)
         with self.engine.begin() as connection:
             connection.execute(query)
+
+    def size(self) -> int:
+        """Bytes that the journal's files take."""
+        database = str(self.engine.url.database)
+        files = [path for path in (database, database + "-wal") if os.path.exists(path)]
+        return sum(map(os.path.getsize, files))
 
     # -- facts --------------------------------------------------------------------------------
     def fact(self, name: str) -> Any:

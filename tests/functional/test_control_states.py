@@ -147,8 +147,8 @@ VERBS = {
 }
 # Verbs of the API that ask nothing of a server's states: they create, or only look.
 LOOKING = {f"server_{name}" for name in (
-    "create", "list", "show", "actions", "explain", "event", "migration_list", "migration_show",
-    "migration_progress", "plan_live_migrate", "migration_set")}
+    "create", "list", "show", "actions", "explain", "event", "usage_list", "migration_list",
+    "migration_show", "migration_progress", "plan_live_migrate", "migration_set")}
 
 
 class Files:

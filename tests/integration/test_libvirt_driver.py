@@ -214,6 +214,10 @@ class TestGuests(LibvirtCase):
         self.assertEqual((3, 10321), (len(set(ports)), ports[2]))
         self.assertTrue(all(ports))
         self.assertTrue(until(lambda: b"UP" in driver.console_log(guest.uuid, 1024)))
+        use = driver.usage()[guest.uuid]
+        self.assertEqual((guest.name, 65536, 1 << 20), (use.name, use.memory, use.disk_bytes))
+        self.assertTrue(use.cpu_ns and use.resident)
+        self.assertEqual(1, driver.calls.snapshot()["read_usage"].calls)
 
     def test_a_killed_qemu_is_seen_as_crashed(self):
         driver = self.driver()

@@ -274,6 +274,13 @@ class Domains:
             )
         return domain
 
+    def is_ours(self, domain: Any, uuid: str) -> bool:
+        """Whether a listed domain is ours; asks libvirt only about one not seen before."""
+        owned = self.ownership.get(uuid)
+        if owned is None:
+            owned = self._read_seen(domain, uuid, self.ownership.ticket())
+        return owned is not None and owned.ours
+
     def _ours(self, uuid: str) -> Any | None:
         """The handle of a domain of ours, None if there is none; ownership is read now."""
         domain = self.find(uuid)
