@@ -172,6 +172,11 @@ class Manager:
         for other in waiting:
             self.start(other)
 
+    @property
+    def resting(self) -> bool:
+        """Whether the agent stops."""
+        return self._parked
+
     def wake(self, guest: str) -> bool:
         """Make the operation of a guest look again; called on the hypervisor's events. Returns
         whether there is one."""

@@ -17,6 +17,7 @@ from compute.rpc import primitives
 from compute.rpc.serializer import Context
 from control.attaching import ServerVolumes
 from control.builds import Builds
+from control.caching import Caching
 from control.catalog import Catalog
 from control.common import context_for
 from control.consoles import Consoles
@@ -51,7 +52,7 @@ EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
 
 class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDeletes, Interfaces,
                    Volumes, ServerVolumes, Consoles, MoveVerbs, Migrations, Catalog, Images,
-                   Networks, Hosts):
+                   Caching, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.
@@ -69,6 +70,7 @@ class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDe
         self.builds = Builds(conf, self.store, self.computes)
         self.moves = Moves(conf, self.store, self.computes, self.builds, images)
         self.drains = Drains(conf, self.store, self.moves)
+        self._open_cache()
         self.drains_wake: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = engine.dispose
 
@@ -82,6 +84,7 @@ class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDe
 
     def stop(self) -> None:
         """End the service that runs it (see :mod:`control.service`)."""
+        self._cache_pool.shutdown(wait=False, cancel_futures=True)
         self.on_stop()
 
     def server_event(self, server: str, name: str, tag: str | None = None,

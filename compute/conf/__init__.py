@@ -20,6 +20,7 @@ from compute.conf import (
     control,
     disk,
     glance,
+    image_cache,
     libvirt,
     metrics,
     migration,
@@ -35,7 +36,8 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           spice, serial_console, consoleauth, metrics, control, cinder, glance, neutron, placement)
+           spice, serial_console, consoleauth, metrics, image_cache, control, cinder, glance,
+           neutron, placement)
 CONF = cfg.CONF
 
 

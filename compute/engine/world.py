@@ -235,7 +235,8 @@ class Inventory(Protocol):
 @dataclass
 class World:
     """What one agent works with. ``transfers`` holds how each migration out of here stands, by
-    guest, for whoever asks; the journal does not need it."""
+    guest, for whoever asks; the journal does not need it. Nor ``fetches``: bytes that are here, and
+    of how many, of each image that is being cached beforehand."""
 
     host: str
     conf: Any
@@ -250,3 +251,4 @@ class World:
     secrets: Any
     clock: Clock
     transfers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fetches: dict[str, tuple[int, int]] = field(default_factory=dict)

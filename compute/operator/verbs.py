@@ -131,6 +131,10 @@ class OperatorVerbs:
         return [{"id": uuid, **vars(use)}
                 for uuid, use in sorted(self._world.driver.usage().items())]
 
+    def image_fetches(self) -> dict[str, list[int]]:
+        """Bytes that are here, and of how many, of each image that is being cached beforehand."""
+        return {image: list(progress) for image, progress in self._world.fetches.items()}
+
     def create_network(self, network: dict[str, Any]) -> None:
         """Make a network of the embedded control plane on this host, or check its bridge."""
         self._world.driver.create_network(network)

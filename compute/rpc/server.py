@@ -16,6 +16,7 @@ import oslo_messaging as messaging
 from compute.errors import MagnetarError, Refused
 from compute.manager import Manager
 from compute.model import wire
+from compute.rpc.caching import CacheHandlers
 from compute.rpc.consoles import ConsoleHandlers
 from compute.rpc.contract import METHODS, VERSION, Method
 from compute.rpc.exceptions import to_nova
@@ -36,7 +37,8 @@ def as_dict(context: Any) -> dict[str, Any]:
     return dict(context.to_dict() if hasattr(context, "to_dict") else context or {})
 
 
-class Handlers(GuestHandlers, InterfaceHandlers, VolumeHandlers, ConsoleHandlers, MoveHandlers):
+class Handlers(GuestHandlers, InterfaceHandlers, VolumeHandlers, ConsoleHandlers, CacheHandlers,
+               MoveHandlers):
     """What the agent does for each method that it can carry out: ``method(context, args)``."""
 
     def __init__(self, manager: Manager):

@@ -72,6 +72,8 @@ COMMANDS = {
     "image list": "image:List",
     "image show": "image:Show",
     "image delete": "image:Delete",
+    "image cache": "image:Cache",
+    "image cache list": "image:CacheList",
     "flavor create": "flavor:Create",
     "flavor list": "flavor:List",
     "flavor show": "flavor:Show",

@@ -38,6 +38,7 @@ CARRIED_OUT = {
     "get_vnc_console", "get_spice_console", "get_serial_console", "validate_console_port",
     "reserve_block_device_name", "attach_volume", "detach_volume", "swap_volume",
     "remove_volume_connection",
+    "cache_images",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",
