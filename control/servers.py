@@ -58,7 +58,7 @@ class Servers:
     images: Any
     # given by the other parts of the control plane
     forget_shelved_image: Callable[[str], None]
-    _usable_image: Callable[[str], Image]
+    _bootable_image: Callable[[str], Image]
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
     _public_key: Callable[[str | None, str | None], str | None]
@@ -157,7 +157,7 @@ class Servers:
         :raises Refused: what is wrong with the request; nothing was created.
         """
         context = context_for(request_id)
-        boot = Boots(self._usable_image, self._volume).wanted(
+        boot = Boots(self._bootable_image, self._volume).wanted(
             image, volume, boot_from_volume, block_devices)
         wish = Wish(
             name=common.checked_name("server", name),

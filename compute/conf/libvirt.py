@@ -225,6 +225,12 @@ OPTS = [
         "VNC has no password here: an address other than 127.0.0.1 shows every guest's screen to "
         "whoever reaches it, so set one only on a network that proxies alone can reach.",
     ),
+    cfg.StrOpt(
+        "rescue_image_id",
+        default="",
+        help="Image with which guests are rescued when none is given; empty for the image that the "
+        "guest was made from.",
+    ),
     cfg.IntOpt(
         "tb_cache_size",
         min=0,

@@ -31,6 +31,10 @@ class Image(Step):
             raise Failed(f"Guest {run.row.guest} has no image, and no volume to boot from.",
                          next="Create it from an image or a volume.",
                          code="image_unacceptable")
+        if image.disk_format == "iso":
+            raise Failed(f"Image {image.id} is an ISO image, from which no disk can be made.",
+                         now="No disk was made.", code="image_unacceptable",
+                         next="Rescue a guest with it, or upload a disk image.")
         driver = run.world.driver
         base = driver.cached_image(image)
         if base is None:

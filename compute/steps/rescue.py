@@ -34,8 +34,8 @@ from compute.steps.sleep import AWAKE
 
 # -- the rescue system's image and disks ----------------------------------------------------------
 class RescueImage(Step):
-    """Bring the image of the rescue system into the cache: the one that was asked for, else the
-    one that the guest was made from."""
+    """Bring the image of the rescue system into the cache: the one that was asked for, else
+    [libvirt] rescue_image_id, else the one that the guest was made from."""
 
     name = "image"
 
@@ -57,7 +57,8 @@ def wanted(run: Run) -> str:
     """The id of the image to rescue with. Raises Failed(code='image_unacceptable')."""
     fields = fields_of(run.instance)
     recorded = (fields.get("system_metadata") or {}).get("image_base_image_ref")
-    found = run.request["args"].get("rescue_image_ref") or recorded or fields.get("image_ref")
+    found = run.request["args"].get("rescue_image_ref") or \
+        run.world.conf.libvirt.rescue_image_id or recorded or fields.get("image_ref")
     if not found:
         raise Failed(f"Guest {run.row.guest} was not made from an image, and none was given to "
                      "rescue it with.", now="Nothing was changed.", next="Give an image.",

@@ -91,7 +91,8 @@ class Create(ShowOne):
         add = parser.add_argument
         add("name", metavar="NAME")
         add("--file", required=True, metavar="FILE", help="The image; - for standard input.")
-        add("--disk-format", default="qcow2", metavar="FORMAT", help="qcow2 (default) or raw.")
+        add("--disk-format", default="qcow2", metavar="FORMAT",
+            help="qcow2 (default), raw, or iso, which only rescues.")
         add("--min-disk", type=int, default=0, metavar="GIB", help="Smallest root disk.")
         add("--min-ram", type=int, default=0, metavar="MIB", help="Smallest memory.")
         add("--id", metavar="ID", help="Its ID; a new one if not given.")
