@@ -5,6 +5,9 @@ A test or more for each row of the list of partial failures that is about snapsh
 
 from __future__ import annotations
 
+import os
+import signal
+
 from compute.engine.clock import SystemClock
 from compute.errors import Failed, Retryable
 from compute.model import states
@@ -12,6 +15,7 @@ from compute.recovery.observe import observe
 from compute.recovery.timers import Timers
 from compute.steps.inside import FROZEN
 from db.journal import rows
+from tests import fakes
 from tests.crash.matrix import (
     CONTEXT,
     GUEST,
@@ -19,6 +23,7 @@ from tests.crash.matrix import (
     PREPARED,
     SNAPSHOT_ID,
     _describe_images,
+    child,
     run_now,
 )
 from tests.functional import test_partial_failures_sleep as sleep
@@ -131,6 +136,29 @@ class Row21Test(ImageFailureTest):
             self.assertEqual([], self.world.journal.claims(kind=FROZEN))
             self.assert_tidy()
             self.assert_went_on()
+
+
+    def test_row_21_killed_in_the_moment_of_a_snapshot(self):
+        for method in ("freeze", "finish_copy"):
+            self.build()
+            args = self.asked("snapshot")
+            self.world.conductor.set(GUEST, system_metadata={"image_hw_qemu_guest_agent": "yes"})
+            self.world.journal.engine.dispose()
+
+            def work(method=method, args=args) -> None:
+                def hook(name: str, when: str) -> None:
+                    if (name, when) == (method, "after"):
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+                run_now(fakes.world(self.root, hook=hook), "snapshot", args)
+
+            self.assertTrue(os.WIFSIGNALED(child(work)), method)
+            self.open()
+            self.assertTrue(self.world.driver._read(GUEST)["frozen"])
+            self.recovered()
+            self.assertFalse(self.world.driver._read(GUEST).get("frozen"), method)
+            self.assertEqual([], self.world.journal.claims(kind=FROZEN))
+            self.assert_image()
 
 
 class Row23Test(ImageFailureTest):
