@@ -246,6 +246,10 @@ class Driver(Protocol):
     def copied(self, uuid: str) -> Disk | None:
         """The copy, once it is whole."""
 
+    def shape_copy(self, uuid: str, format: str, compress: bool, cancel: Cancel) -> None:
+        """Give the copy that is whole another format, or the same one with compressed contents;
+        quiet when it was done already. Raises Retryable(code='disk_full')."""
+
     def discard_copy(self, uuid: str) -> None:
         """Stop copying, and remove what there is of it. Quiet if there is nothing."""
 

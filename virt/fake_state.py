@@ -212,7 +212,7 @@ class FakeState:
         "cached_image", "fetch_image", "check_image", "create_disks", "delete_disks",
         "quarantine_disks", "sweep", "check_resize",
         "set_aside_disks", "bring_back_disks", "aside_disks", "delete_aside_disks", "copy_disks",
-        "grow_disks", "copy_off", "copied", "detach_base", "host_uptime",
+        "grow_disks", "copy_off", "copied", "shape_copy", "detach_base", "host_uptime",
         "create_rescue_disks", "rescue_disks", "delete_rescue_disks",
         "volume_connector", "connect_volume", "disconnect_volume"})
 

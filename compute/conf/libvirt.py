@@ -226,6 +226,19 @@ OPTS = [
         "whoever reaches it, so set one only on a network that proxies alone can reach.",
     ),
     cfg.StrOpt(
+        "snapshot_image_format",
+        default="",
+        choices=["", "raw", "qcow2"],
+        help="Format of the images that are made of guests; empty for the format that the guest's "
+        "disk has.",
+    ),
+    cfg.BoolOpt(
+        "snapshot_compression",
+        default=False,
+        help="Compress the images that are made of guests, as far as their format is qcow2. It "
+        "takes CPU time of this host and room for a second copy.",
+    ),
+    cfg.StrOpt(
         "rescue_image_id",
         default="",
         help="Image with which guests are rescued when none is given; empty for the image that the "

@@ -16,7 +16,7 @@ from compute.engine.run import Run
 from compute.engine.step import Probe, Step
 from compute.errors import Failed, MagnetarError, Refused, Retryable
 from compute.model import states
-from compute.model.guest import Image
+from compute.model.guest import Disk, Image
 from compute.steps.disks import Progress
 from compute.steps.inside import FROZEN, let_go, need_running
 from compute.steps.record import FOR_EVER, Record, publish
@@ -120,6 +120,21 @@ class Copy(Step):
         run.world.driver.discard_copy(run.row.guest)
 
 
+def shaped(run: Run) -> Disk | None:
+    """The copy, in the format that images are to have on this host; None: there is none."""
+    options, driver, guest = run.world.conf.libvirt, run.world.driver, run.row.guest
+    copy = driver.copied(guest)
+    if copy is None:
+        return None
+    wanted = options.snapshot_image_format or copy.format
+    compress = options.snapshot_compression and wanted == "qcow2"
+    if wanted != copy.format or compress:
+        run.say(f"the copy becomes {wanted}{' with compression' if compress else ''}")
+        driver.shape_copy(guest, wanted, compress, run.check)
+        copy = driver.copied(guest)
+    return copy
+
+
 def stand_still(run: Run) -> None:
     """Have the guest's file systems stand still for the moment that the copy is of, if its image
     says that it has an agent. The claim tells that they do.
@@ -178,7 +193,7 @@ class Upload(Step):
         go_on(run)  # of an agent that was killed meanwhile
         run.check()
         publish(run, {"task_state": self.during}, self.tasks)
-        copy = run.world.driver.copied(run.row.guest)
+        copy = shaped(run)
         if copy is None:
             raise Failed(f"The copy of the disk of guest {run.row.guest} is not there any more.",
                          next="Ask for it again.", code="copy_lost")

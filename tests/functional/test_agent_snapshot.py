@@ -78,6 +78,21 @@ class ImageTest(SnapshotTest):
         self.assertEqual([], self.host.agent.journal.claims(kind="frozen", guest=uuid))
         self.assert_untouched(uuid)
 
+    def test_the_format_that_images_have_here(self):
+        uuid = self.cloud.boot("format")
+        self.addCleanup(self.cloud.set, libvirt__snapshot_image_format="",
+                        libvirt__snapshot_compression=False)
+        for format_, compress, shapes in (("raw", False, 1), ("qcow2", False, 0),
+                                          ("", True, 1), ("raw", True, 1)):
+            self.cloud.set(libvirt__snapshot_image_format=format_,
+                           libvirt__snapshot_compression=compress)
+            before = self.host.driver.calls.get("shape_copy", 0)
+            image = self.imaged(uuid, f"as-{format_ or 'it-is'}-{compress}")
+            self.assertEqual(("active", format_ or "qcow2", shapes), (
+                image["status"], image["disk_format"],
+                self.host.driver.calls.get("shape_copy", 0) - before))
+            self.assert_untouched(uuid)
+
     def test_file_systems_stand_still_for_the_moment(self):
         uuid, stood = self.quiet("still", hw_qemu_guest_agent="yes")
         self.assertEqual("active", self.imaged(uuid)["status"])
@@ -184,7 +199,8 @@ class ImageTest(SnapshotTest):
         uuid = self.cloud.boot("busy")
         self.host.driver.fabric.set(copy_looks=10**6)
         image = self.control.server_image_create(uuid, "never")
-        [row] = wait_until(lambda: self.host.operations(uuid, "snapshot"))
+        [row] = wait_until(lambda: [row for row in self.host.operations(uuid, "snapshot")
+                                    if row.step == "copy"])
         self.host.agent.manager.abort(row.id, "it is not wanted any more")
         self.assertEqual({}, self.ended(uuid, image))
         self.assert_ended(rows.UNDONE, uuid, "snapshot")

@@ -213,6 +213,16 @@ class QemuImg:
         argv = ("convert", "-q", "-n", "-f", format, "-O", "raw", source, device)
         self._run(*argv, more_cpu=_more_cpu(size))
 
+    def reshape(
+        self, source: str, format: str, target: str, wanted: str, compress: bool, size: int,
+        cancel: Callable[[], None],
+    ) -> None:
+        """Copy a file that stands by itself to one of another format, or with its contents
+        compressed; ``size`` and ``cancel`` as for :meth:`flatten`."""
+        packed = ("-c",) if compress and wanted == "qcow2" else ()
+        argv = ("convert", "-q", *packed, "-f", format, "-O", wanted, source, target)
+        self._run(*argv, more_cpu=_more_cpu(size), cancel=cancel)
+
     def absorb(self, path: str, size: int) -> None:
         """Write the contents of a qcow2 file's base into it, and let it forget the base.
 

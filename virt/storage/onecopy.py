@@ -17,6 +17,7 @@ from virt.storage.dirs import Dirs, backing_file
 from virt.storage.linked import Linked
 
 MAKING, WHOLE = "disk.copying", "disk.copy"
+FORMATS = ("raw", "qcow2")  # of copies that were given one: their names end with it
 
 
 class OneCopy:
@@ -74,13 +75,32 @@ class OneCopy:
 
     def whole(self, uuid: str) -> Disk | None:
         """The copy, once it is whole."""
+        root = self.root(uuid)
+        for format_ in FORMATS:
+            if os.path.exists(path := self._path(uuid, f"{WHOLE}.{format_}")):
+                return replace(root, path=path, format=format_, link="")
         path = self._path(uuid, WHOLE)
-        return replace(self.root(uuid), path=path, link="") if os.path.exists(path) else None
+        return replace(root, path=path, link="") if os.path.exists(path) else None
+
+    def shape(self, uuid: str, format_: str, compress: bool, cancel: Cancel) -> None:
+        """Give the copy another format. What has that format's name is whole."""
+        target = self._path(uuid, f"{WHOLE}.{format_}")
+        copy = self.whole(uuid)
+        if copy is None or copy.path == target:
+            return
+        with files.explained(f"Converting the copy of the disk of guest {uuid}",
+                             "The copy is as it was."):
+            part = self._path(uuid, MAKING)
+            files.remove(part)
+            self._qemu_img.reshape(copy.path, copy.format, part, format_, compress, copy.size,
+                                   cancel)
+            files.publish(part, target)
+            files.remove(copy.path)
 
     def remove(self, uuid: str) -> None:
         """Remove all of it. Quiet if there is nothing."""
         with files.explained(f"Removing the copy of the disk of guest {uuid}"):
-            for name in (MAKING, WHOLE):
+            for name in (MAKING, WHOLE, *(f"{WHOLE}.{each}" for each in FORMATS)):
                 files.remove(self._path(uuid, name))
 
     def detach_base(self, uuid: str) -> None:
