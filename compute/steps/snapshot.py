@@ -67,6 +67,19 @@ class Reserved(Step):
             run.world.images.remove(run.context, image)
 
 
+class Unfilled(Step):
+    """unfilled: an image that this operation never came to, because it was told to stop before its
+    first step, is not left waiting for it."""
+
+    name = "unfilled"
+    attempts = FOR_EVER
+
+    def do(self, run: Run) -> None:
+        image = run.request["args"].get("image_id")
+        if image and run.world.images.status(run.context, image) == QUEUED:
+            run.world.images.remove(run.context, image)
+
+
 class Copy(Step):
     """copy: the root disk as it was at one moment, in a file of its own.
 
