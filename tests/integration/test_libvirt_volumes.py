@@ -52,7 +52,7 @@ class TestVolumes(LibvirtCase):
             file.write(PASSPHRASE)
         subprocess.run(
             ["qemu-img", "create", "-q", "--object", f"secret,id=it,file={secret}", "-f", "luks",
-             "-o", "key-secret=it,iter-time=10", files["luks"], "8M"],
+             "-o", "key-secret=it,iter-time=100", files["luks"], "8M"],
             env={"PATH": PATH}, check=True, timeout=SECONDS)  # fmt: skip
         kinds = {
             "nbd": {"host": "127.0.0.1", "port": 10809, "export": "volume"},

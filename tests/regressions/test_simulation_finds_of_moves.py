@@ -127,7 +127,7 @@ class SimulationFindsOfMoves(testtools.TestCase):
         ways.resize(hosts)
         self.until(hosts, lambda: hosts.conductor.fields(GUEST)["host"] == "host2")
         self.until(hosts, lambda: {claim.kind for claim in hosts.agents[
-            "host2"].world.journal.claims()} == {"resources", "ports", "disks", "domain"})
+            "host2"].world.journal.claims()} == {"resources", "ports", "disks", "domain", "volumes"})
 
     def test_room_for_a_move_that_ended_elsewhere_is_given_back(self):
         hosts = self.hosts()

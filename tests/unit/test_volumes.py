@@ -241,7 +241,7 @@ class EncryptionTest(VolumesCase):
         with open(key, "w") as file:
             file.write("a passphrase")
         qemu_img("create", "-q", "--object", f"secret,id=it,file={key}", "-f", "luks", "-o",
-                 "key-secret=it,iter-time=10", path, "8M")  # fmt: skip
+                 "key-secret=it,iter-time=100", path, "8M")  # fmt: skip
         for encrypted, wanted in ((True, 8 << 20), (False, os.stat(path).st_size)):
             connection = info("local", device_path=path, encrypted=encrypted)
             self.assertEqual(os.stat(path).st_size, self.volumes.grow(connection))
