@@ -22,11 +22,13 @@ from oslo_config import cfg
 
 from compute.errors import Refused
 from compute.model import states
+from control import volume_states, wire
 from control.api import ControlPlane
 from db.control import moves, records, services
 from db.control.types import utcnow
 from tests.functional.control_support import FAR, ControlTest
 from tests.modes import DATABASE, once
+from tests.waiting import wait_until
 
 VM_STATES = (
     "building", "active", "paused", "suspended", "stopped", "rescued", "resized", "soft-delete",
@@ -49,6 +51,7 @@ MENDED = ("active", "stopped", "error")
 REBOOTED = (None, "rebooting", "reboot_pending", "reboot_started", "rebooting_hard",
             "reboot_pending_hard", "reboot_started_hard", "resuming", "unpausing", "pausing",
             "suspending")
+VOLUMES_COME = ("active", "paused", "stopped", "resized", "soft-delete", "shelved")
 PLACED = tuple(state for state in VM_STATES if state != "shelved_offloaded")  # on a host
 
 
@@ -58,7 +61,7 @@ class Verb:
 
     ``given`` is what there is besides the server: ``moved``, a migration that waits to be
     confirmed; ``moving``, a live one that goes on; ``lost``, a host that is down and fenced;
-    ``reclaims``, servers that can be restored.
+    ``reclaims``, servers that can be restored; ``volumes``, one that is free and one in use.
     """
 
     ask: Callable[[Any], Any]
@@ -116,6 +119,12 @@ VERBS = {
                            ("active", "paused", "stopped"), sends="detach_interface"),
     "remove port": Verb(lambda c: c.server_remove_port("one", c.server_ports("one")[0]["id"]),
                         ("active", "paused", "stopped"), sends="detach_interface"),
+    "add volume": Verb(lambda c: c.server_add_volume("one", "free"), VOLUMES_COME,
+                       sends="attach_volume", given="volumes"),
+    "remove volume": Verb(lambda c: c.server_remove_volume("one", "used"), VOLUMES_COME,
+                          sends="detach_volume", given="volumes"),
+    "volume swap": Verb(lambda c: c.server_swap_volume("one", "used", "free"),
+                        ("active", "paused", "resized"), sends="swap_volume", given="volumes"),
     "resize": Verb(lambda c: c.server_resize("one", "large"), ("active", "stopped"),
                    sends="prep_resize", task="resize_prep"),
     "migrate": Verb(lambda c: c.server_migrate("one"), ("active", "stopped"),
@@ -148,7 +157,8 @@ VERBS = {
 # Verbs of the API that ask nothing of a server's states: they create, or only look.
 LOOKING = {f"server_{name}" for name in (
     "create", "list", "show", "actions", "explain", "event", "usage_list", "migration_list",
-    "migration_show", "migration_progress", "plan_live_migrate", "migration_set")}
+    "migration_show", "migration_progress", "plan_live_migrate", "migration_set", "volumes",
+    "update_volume")}
 
 
 class Files:
@@ -215,6 +225,8 @@ class StatesTest(ControlTest):
     def note(self, client: Any, context: Any, host: str, method: str, args: Any) -> Any:
         """Instead of a broker and agents."""
         self.sent.append((host, method))
+        if method == "reserve_block_device_name":
+            return wire.from_row("BlockDeviceMapping", self.device(args["volume_id"]))
         if method == "attach_interface":
             return {"id": self.control.server_ports("one")[0]["id"]}
         return {"access_url": "", "host": "", "port": 1} if "console" in method else {}
@@ -223,7 +235,7 @@ class StatesTest(ControlTest):
         """What a verb needs besides a server."""
         {"moved": lambda: self.move("migration", "finished"),
          "moving": lambda: self.move("live-migration", "running"), "lost": self.lose,
-         "reclaims": self.reclaim, "": lambda: None}[given]()
+         "reclaims": self.reclaim, "volumes": self.volumes, "": lambda: None}[given]()
         system = self.control._fields(self.server["id"])["system_metadata"]
         image = self.control.image_show("tiny")["id"]
         files = Files(os.path.join(self.dir, "control.sqlite"))
@@ -253,6 +265,22 @@ class StatesTest(ControlTest):
         with self.control.store.begin() as connection:
             row = services.get(connection, self.host)
             services.save(connection, row["id"], {"last_seen_up": past, "fenced_at": utcnow()})
+
+    def volumes(self) -> None:
+        free, used = (self.control.volume_create(name, size=1)["id"] for name in ("free", "used"))
+        wait_until(lambda: {row["status"] for row in self.control.volume_list()} == {"available"})
+        with self.control.store.begin() as connection:
+            attachment = volume_states.reserve(connection, used, self.server["id"])["uuid"]
+            volume_states.connect(connection, attachment, {"host": self.host}, "/dev/vdb")
+            volume_states.complete(connection, attachment)
+        self.device(used, attachment_id=attachment)
+
+    def device(self, volume: str, **values: Any) -> dict[str, Any]:
+        """A new row of ``block_device_mapping``."""
+        with self.control.store.begin() as connection:
+            return records.create_device(connection, {
+                "instance_uuid": self.server["id"], "volume_id": volume, "source_type": "volume",
+                "destination_type": "volume", "device_name": "/dev/vdb", **values})
 
     def reclaim(self) -> None:
         cfg.CONF.set_override("reclaim_instance_interval", 60)
