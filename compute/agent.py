@@ -22,10 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from compute.engine.clock import SystemClock
 from compute.engine.secrets import Secrets
 from compute.engine.world import World
-from compute.errors import MagnetarError, NeedsOperator, Refused
+from compute.errors import MagnetarError, NeedsOperator, Refused, Unknown
 from compute.manager import Manager
 from compute.operations import OPERATIONS
 from compute.operator.doctor import standard_checks
+from compute.operator.listener import Listener, well
+from compute.operator.metrics import Metrics
 from compute.operator.moves import MoveVerbs
 from compute.operator.socket import ControlSocket, method_table
 from compute.operator.verbs import OperatorVerbs
@@ -34,13 +36,13 @@ from compute.recovery.reconcile import Reconciler, restore_claims
 from compute.recovery.resizes import Resizes
 from compute.recovery.timers import Timers
 from compute.resources.node import Node
+from compute.resources.providing import Provider, tell
 from compute.resources.tracker import Tracker
 from compute.rpc.conductor import ConductorClient
 from compute.rpc.peer import PeerClient
 from compute.rpc.serializer import ContextSerializer
 from compute.rpc.server import Server
-from compute.services.images import LocalImages
-from compute.services.networks import EmbeddedNetworks, NoNetworks
+from compute.services import chosen
 from db.engine import migrate, open_engine
 from db.journal import Journal, OperationRow
 
@@ -136,15 +138,15 @@ class Agent:
         self.driver = driver or make_driver(conf)
         self.conductor = ConductorClient(transport, serializer, self.host, conf.timeouts.conductor)
         self.tracker = Tracker(conf, self.host, self.journal, self.driver, self.conductor)
+        self.provider = Provider(self.tracker, self.conductor, chosen.providers(conf))
         self.context = {"is_admin": True, "roles": ["admin"], "user_id": None, "project_id": None,
                         "request_id": None, "read_deleted": "no"}
-        networks = EmbeddedNetworks(self.conductor, self.host) \
-            if conf.network_service == "embedded" else NoNetworks()
         self.world = World(
             host=self.host, conf=conf, journal=self.journal, driver=self.driver,
-            conductor=self.conductor, images=LocalImages(conf.image_dir), networks=networks,
-            peers=PeerClient(transport, serializer), inventory=self.tracker, secrets=secrets,
-            clock=clock)
+            conductor=self.conductor, images=chosen.images(conf),
+            networks=chosen.networks(conf, self.conductor, self.host),
+            volumes=chosen.volumes(conf, self.conductor), peers=PeerClient(transport, serializer),
+            inventory=self.tracker, secrets=secrets, clock=clock)
         self.manager = Manager(self.world, conf.operation_workers, OPERATIONS, self._ended)
         self.reconciler = Reconciler(self.manager, self.context)
         self.resizes = Resizes(self.manager, self.context)
@@ -153,6 +155,12 @@ class Agent:
         moves = MoveVerbs(self.reconciler)
         self.socket = ControlSocket(conf.socket, {**method_table(verbs, moves), **self.methods},
                                     self.health, console=self._console)
+        reachable = {"hypervisor": self._hypervisor,
+                     "control_plane": lambda: self.conductor.ping(PING_SECONDS)}
+        self.metrics = Metrics(self.world, self.tracker, reachable)
+        self.listener = Listener(conf.metrics.listen, self.metrics.text,
+                                 lambda: well(self.health, reachable, self.journal)) \
+            if conf.metrics.listen else None
         self.node = Node(conf, self.host, self.conductor, self.tracker, self.context)
         self.server = Server(transport, serializer, self.host, self.manager, {
             name: getattr(target, name) for target in (verbs, moves)
@@ -165,6 +173,13 @@ class Agent:
         return {"status": "serving" if self.serving else "starting", "host": self.host,
                 "version": metadata.version("magnetar"),
                 "pid": os.getpid(), "driver": self.driver.name, "calls": self.calls()}
+
+    def _hypervisor(self) -> None:
+        """Raise Unknown while the hypervisor is not connected."""
+        if not self.driver.connected():
+            raise Unknown("The hypervisor does not answer.", now="Running guests are not touched.",
+                          next="See 'systemctl status libvirtd'; it is connected again by itself.",
+                          code="libvirt_lost")
 
     def _console(self, guest: str, force: bool) -> socket.socket:
         """The serial console of a guest of this host, by uuid or by its domain's name."""
@@ -192,6 +207,8 @@ class Agent:
         """
         began = time.monotonic()
         self.socket.start()
+        if self.listener is not None:
+            self.listener.start()
         self.driver.start(self._event)
         if self._stop.is_set():
             raise Stopping()
@@ -232,6 +249,8 @@ class Agent:
 
     def _ended(self, row: OperationRow) -> None:
         self._dirty.set()
+        if self.listener is not None:
+            self.metrics.ended(row)
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(self.conf.report_interval):
@@ -253,6 +272,7 @@ class Agent:
                 if self._dirty.is_set():
                     self._dirty.clear()
                     self.tracker.report(self.context)
+                    tell(self.provider, self.context)
                 if self._look.is_set():
                     self._look.clear()
                     next_pass = min(next_pass, time.monotonic() + SOON)
@@ -270,6 +290,7 @@ class Agent:
         restore_claims(self.world, seen)
         self.journal.forget(self.world.clock.now() - FORGET_AFTER)
         self.tracker.report(self.context, refresh=True)
+        tell(self.provider, self.context, all_of_it=True)
         if not seen.unknown:
             self._sweep(seen)
         self.resizes.run_pass()
@@ -299,6 +320,8 @@ class Agent:
         rested = self.manager.park(self.conf.timeouts.stop)
         for thread in self._threads:
             thread.join(1.0)
+        if self.listener is not None:
+            self.listener.stop()
         self.socket.stop()
         self.driver.stop()
         self.journal.engine.dispose()

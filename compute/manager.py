@@ -20,7 +20,7 @@ from compute.engine.run import Run, Signals
 from compute.engine.runner import Runner
 from compute.engine.world import World
 from compute.errors import Refused, Retryable
-from compute.model import wire
+from compute.model import mappings, wire
 from compute.operations import OPERATIONS
 from db.journal import OperationRow, rows
 
@@ -28,6 +28,7 @@ LOG = logging.getLogger(__name__)
 SECRET_ARGS = {"admin_password": "admin_pass", "rescue_password": "admin_pass",
                "new_pass": "admin_pass", "injected_files": "files", "contents": "contents"}
 SECRET_CONTEXT = ("auth_token",)
+MAPPINGS = ("bdm", "bdms", "block_device_mapping")  # may tell of connections what is secret
 NOT_KEPT_CONTEXT = ("service_catalog",)
 MOVES = 64  # workers of moves: most of them wait for a slot or for the hypervisor
 
@@ -171,6 +172,11 @@ class Manager:
         for other in waiting:
             self.start(other)
 
+    @property
+    def resting(self) -> bool:
+        """Whether the agent stops."""
+        return self._parked
+
     def wake(self, guest: str) -> bool:
         """Make the operation of a guest look again; called on the hypervisor's events. Returns
         whether there is one."""
@@ -256,7 +262,8 @@ def split_secrets(args: Mapping[str, Any], context: Mapping[str, Any],
     tokens = {name: context.get(name) for name in SECRET_CONTEXT if context.get(name)}
     hidden = (*SECRET_CONTEXT, *NOT_KEPT_CONTEXT)
     return (
-        {"args": {k: v for k, v in args.items() if k not in SECRET_ARGS},
+        {"args": {k: mappings.public(v) if k in MAPPINGS else v
+                  for k, v in args.items() if k not in SECRET_ARGS},
          "context": {k: v for k, v in context.items() if k not in hidden}},
         {"guest": guest, "context": tokens},
     )

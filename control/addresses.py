@@ -44,7 +44,7 @@ def description(network: Row) -> Row:
     no addresses: servers get theirs by config drive."""
     found = {"id": network["uuid"], "name": network["source"], "label": network["name"],
              "kind": network["kind"], "mtu": network["mtu"]}
-    if network["kind"] == "bridge":
+    if network["kind"] != "network":
         return {**found, "bridge": network["source"]}
     first, last = pool(network)
     return {

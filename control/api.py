@@ -14,7 +14,10 @@ from sqlalchemy.engine import Engine
 
 from compute import concurrency
 from compute.rpc import primitives
+from compute.rpc.serializer import Context
+from control.attaching import ServerVolumes
 from control.builds import Builds
+from control.caching import Caching
 from control.catalog import Catalog
 from control.common import context_for
 from control.consoles import Consoles
@@ -36,17 +39,20 @@ from control.sleep import Sleep
 from control.snapshots import Snapshots
 from control.softdelete import SoftDeletes
 from control.tending import Tending
+from control.volume_keeper import VolumeKeeper
+from control.volumes import Volumes
 from db.control.store import Store
 
 Row = dict[str, Any]
 VERBS = ("server_", "image_", "flavor_", "network_", "host_", "keypair_", "group_", "console_",
-         "migration_")
+         "migration_", "volume_")
 EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
 class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDeletes, Interfaces,
-                   Consoles, MoveVerbs, Migrations, Catalog, Images, Networks, Hosts):
+                   Volumes, ServerVolumes, Consoles, MoveVerbs, Migrations, Catalog, Images,
+                   Caching, Networks, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.
@@ -60,9 +66,11 @@ class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDe
         self.store = Store(engine, green=concurrency.mode() == "eventlet")
         self.computes = Computes(transport, conf.timeouts.conductor,
                                  conf.control.long_rpc_timeout)
+        self.keeper = VolumeKeeper(conf, self.store, images)
         self.builds = Builds(conf, self.store, self.computes)
         self.moves = Moves(conf, self.store, self.computes, self.builds, images)
         self.drains = Drains(conf, self.store, self.moves)
+        self._open_cache()
         self.drains_wake: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = engine.dispose
 
@@ -76,6 +84,7 @@ class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDe
 
     def stop(self) -> None:
         """End the service that runs it (see :mod:`control.service`)."""
+        self._cache_pool.shutdown(wait=False, cancel_futures=True)
         self.on_stop()
 
     def server_event(self, server: str, name: str, tag: str | None = None,
@@ -83,8 +92,10 @@ class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDe
         """Tell a server's host of something that happened outside (a port was plugged, say)."""
         if name not in EVENTS:
             raise ValueError(f"{name} is none of {', '.join(EVENTS)}")
-        row = self._find(server)
-        context = context_for()
+        self._event(context_for(), self._find(server), name, tag, status)
+
+    def _event(self, context: Context, row: Row, name: str, tag: str | None = None,
+               status: str = "completed") -> None:
         with self.store.begin() as connection:
             attrs = ("info_cache", "security_groups", "migration_context")
             instance = load(Call(connection, context), C.uuid == row["uuid"], attrs=attrs)[0]

@@ -14,6 +14,7 @@ from compute.model.guest import Image
 from compute.rpc import primitives
 from compute.rpc.serializer import Context
 from control import wire
+from control.boot_devices import Boot
 from control.scheduler import Choice, Request, selection
 from db.control.types import utcnow
 
@@ -42,6 +43,18 @@ class Wish:
     metadata: Mapping[str, str] | None = None
     zone: str | None = None
     group: Row | None = None
+    boot: Boot | None = None  # None: a disk from the image
+
+    @property
+    def image_ref(self) -> str:
+        """The image that it boots from; empty when that is a volume."""
+        return self.image.id if self.boot is None else self.boot.ref
+
+    @property
+    def root_gb(self) -> int:
+        """GiB that its root disk takes on the host."""
+        from_volume = self.boot is not None and self.boot.from_volume
+        return 0 if from_volume else self.flavor["root_gb"]
 
 
 def hostname(name: str) -> str:
@@ -56,7 +69,7 @@ def request(wish: Wish, group_nodes: Iterable[str], conf: Any) -> Request:
     flavor, group = wish.flavor, wish.group or {}
     return Request(
         vcpus=flavor["vcpus"], memory_mb=flavor["memory_mb"],
-        disk_gb=flavor["root_gb"] + flavor["ephemeral_gb"], zone=wish.zone,
+        disk_gb=wish.root_gb + flavor["ephemeral_gb"], zone=wish.zone,
         properties=wish.image.properties, group_policy=group.get("policy"),
         group_nodes=tuple(group_nodes), group_limit=group.get("max_server_per_host") or 1,
         max_io_ops=conf.control.max_io_ops,
@@ -68,17 +81,18 @@ def instance_values(wish: Wish, context: Context, choice: Choice, conf: Any) -> 
     uuid, flavor = str(uuidlib.uuid4()), wish.flavor
     return {
         "uuid": uuid, "user_id": context.user_id, "project_id": context.project_id,
-        "image_ref": wish.image.id, "kernel_id": "", "ramdisk_id": "",
+        "image_ref": wish.image_ref, "kernel_id": "", "ramdisk_id": "",
         "hostname": hostname(wish.name), "launch_index": 0, "key_name": wish.key_name,
         "key_data": wish.public_key, "power_state": states.NOSTATE, "vm_state": states.BUILDING,
         "task_state": states.SCHEDULING, "memory_mb": flavor["memory_mb"],
-        "vcpus": flavor["vcpus"], "root_gb": flavor["root_gb"],
+        "vcpus": flavor["vcpus"], "root_gb": wish.root_gb,
         "ephemeral_gb": flavor["ephemeral_gb"], "instance_type_id": flavor["id"],
         "user_data": wish.user_data, "reservation_id": "r-" + _random(8),
         "availability_zone": choice.host.zone, "display_name": wish.name,
         "config_drive": "True" if wish.config_drive else "", "progress": 0,
         "metadata": dict(wish.metadata or {}),
-        "system_metadata": system_metadata(wish.image, context),
+        "system_metadata": {**system_metadata(wish.image, context),
+                            "image_base_image_ref": wish.image_ref},
         "flavor": wire.flavor(flavor), "keypairs": _keypairs(wish, context),
         "allocation_node": choice.host.uuid, "request_id": context.request_id,
         "server_group": wish.group["uuid"] if wish.group else None, "scheduled_at": utcnow(),
@@ -115,15 +129,6 @@ def _keypairs(wish: Wish, context: Context) -> Row:
             "created_at": None, "updated_at": None, "deleted_at": None, "deleted": False,
         }))
     return wire.make_list("KeyPairList", pairs)
-
-
-def root_device(instance_uuid: str, image_id: str) -> Row:
-    """The columns of the root disk's row in ``block_device_mapping``."""
-    return {
-        "instance_uuid": instance_uuid, "source_type": "image", "destination_type": "local",
-        "device_type": "disk", "boot_index": 0, "delete_on_termination": True,
-        "image_id": image_id, "no_device": False, "encrypted": False,
-    }
 
 
 def image_dict(image: Image) -> Row:
@@ -174,7 +179,8 @@ def request_spec(wish: Wish, instance_uuid: str, context: Context) -> Row:
         "requested_destination": None, "retry": None,
         "limits": primitives.make("SchedulerLimits", limits), "instance_group": None,
         "scheduler_hints": hints, "instance_uuid": instance_uuid,
-        "security_groups": primitives.make_list("SecurityGroupList", groups), "is_bfv": False,
+        "security_groups": primitives.make_list("SecurityGroupList", groups),
+        "is_bfv": wish.boot is not None and wish.boot.from_volume,
         "requested_resources": [], "request_level_params": wire.make("RequestLevelParams", {}),
         "requested_networks": network_requests(wish.networks),
     })

@@ -21,11 +21,11 @@ from compute.errors import MagnetarError, Refused
 from compute.model import states
 from compute.rpc import primitives
 from compute.rpc.serializer import Context, admin_context
-from control import building
+from control import boot_devices, building
 from control.building import Wish
 from control.messages import Computes
 from control.objects import Call
-from control.objects.instances import load
+from control.objects.instances import destroy_rows, load
 from control.objects.records import device_list
 from control.scheduler import Request, Scheduler, selection
 from db.control import catalog, instances, networks, records, services
@@ -69,7 +69,7 @@ class Builds:
             except MagnetarError:
                 with self.store.begin() as connection:  # and the request may be repeated
                     instances.save(connection, uuid, {"request_id": None})
-                    instances.destroy(connection, uuid)
+                    destroy_rows(Call(connection, context), uuid)
                 raise
         return uuid
 
@@ -94,7 +94,7 @@ class Builds:
         choice = self.scheduler.choose(connection, wanted)
         values = building.instance_values(wish, context, choice, self.conf)
         row = instances.create(connection, values)
-        records.create_device(connection, building.root_device(row["uuid"], wish.image.id))
+        boot_devices.create(connection, row["uuid"], wish.boot.devices if wish.boot else ())
         records.start_action(connection, "create", row["uuid"], context.request_id or "",
                              context.user_id, context.project_id)
         return row["uuid"]

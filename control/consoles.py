@@ -17,7 +17,8 @@ from db.control.tables import instances as table
 Row = dict[str, Any]
 C = table.c
 SENT = ("metadata", "system_metadata", "info_cache", "security_groups")
-METHODS = {"novnc": "get_vnc_console"}
+METHODS = {"novnc": "get_vnc_console", "spice-html5": "get_spice_console",
+           "serial": "get_serial_console"}
 
 
 class Consoles:
@@ -28,8 +29,8 @@ class Consoles:
     _find: Callable[..., Row]  # given by Servers
 
     def console_url(self, server: str, kind: str = "novnc") -> Row:
-        """An address at which a server's screen can be opened for a while, through a proxy:
-        ``{type, url, host, port}``; the latter two are where the proxy finds the screen.
+        """An address at which a server's screen or serial console can be opened for a while,
+        through a proxy: ``{type, url, host, port}``; the latter two are where the proxy finds it.
 
         :raises Refused: ``console_unavailable``, ``console_not_ready``.
         """

@@ -13,7 +13,7 @@ from control.messages import Computes
 from control.moves.drain import DRAIN, EVACUATE, STOPPED, progress
 from control.moves.fencing import confirm_fenced
 from control.scheduler import hosts
-from db.control import drains, services
+from db.control import drains, instances, services
 from db.control.store import Store
 from db.control.types import utcnow
 
@@ -40,6 +40,28 @@ class Hosts:
         """One host by its name, or its node's name or uuid."""
         rows = [row for row in self.host_list() if host in (row["host"], row["node"], row["id"])]
         return common.one("host", host, rows, ("host",))
+
+    def server_usage_list(self, host: str | None = None) -> list[Row]:
+        """What each running server uses, as its host tells: CPU time in nanoseconds, memory in KiB,
+        bytes of disks and NICs. Hosts that do not answer are left out, if none is named.
+
+        :param host: only servers of this host.
+        """
+        asked = [self.host_show(host)] if host else \
+            [row for row in self.host_list() if row["state"] == "up"]
+        found: dict[str, Row] = {}
+        for row in asked:
+            try:
+                told = self.computes.call_own(context_for(), row["host"], "usage")
+            except MagnetarError as error:
+                if host:
+                    raise
+                LOG.warning("Host %s does not tell what its servers use: %s", row["host"], error)
+                continue
+            found |= {one["id"]: {**one, "host": row["host"]} for one in told}
+        with self.store.begin() as connection:
+            names = instances.names(connection, found)
+        return [{**use, "name": names[uuid]} for uuid, use in found.items() if uuid in names]
 
     def host_enable(self, host: str) -> Row:
         """Let a host take new servers again; a drain of it ends."""

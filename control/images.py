@@ -10,7 +10,7 @@ from control import common, views
 from control.common import NOTHING
 
 Row = dict[str, Any]
-FORMATS = ("qcow2", "raw")
+FORMATS = ("qcow2", "raw", "iso")
 
 
 class Images:
@@ -69,6 +69,15 @@ class Images:
                 "yet.", now=NOTHING, code="image_not_active",
                 next=f"Wait until 'magnetar image show {image.id}' says active.",
             )
+        return image
+
+    def _bootable_image(self, key: str) -> Image:
+        """One of which a disk can be made."""
+        image = self._usable_image(key)
+        if image.disk_format == "iso":
+            raise Refused(f"Image {image.name or image.id} is an ISO image, from which no disk can "
+                          "be made.", now=NOTHING, code="bad_image_format",
+                          next="Rescue a server with it, or choose a disk image.")
         return image
 
     def _image(self, key: str) -> Image:

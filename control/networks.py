@@ -40,16 +40,18 @@ class Networks:
         gateway: str | None = None,
         dns: list[str] | None = None,
         mtu: int | None = None,
+        ovs: bool = False,
     ) -> Row:
         """Create a network: a libvirt NAT network with DHCP on each host, or, with ``bridge``,
-        one on a bridge that the hosts have already (addresses then come by config drive).
+        one on a bridge that the hosts have already (addresses then come by config drive), with
+        ``ovs`` one of Open vSwitch.
 
         Each host that is up is asked to make it; when one cannot, nothing of it stays.
 
         :param subnet: its addresses, as CIDR.
         :raises Refused: name, subnet or bridge are wrong or taken, or a host said no.
         """
-        values = network_values(name, subnet, bridge, nat, gateway, dns, mtu)
+        values = network_values(name, subnet, bridge, nat, gateway, dns, mtu, ovs)
         context = context_for()
         row = self._insert(values)
         try:
@@ -199,13 +201,15 @@ class Networks:
 
 def network_values(
     name: str, subnet: str | None, bridge: str | None, nat: bool | None, gateway: str | None,
-    dns: list[str] | None, mtu: int | None,
+    dns: list[str] | None, mtu: int | None, ovs: bool = False,
 ) -> Row:
     """The columns of a new network. Raises Refused when something does not make sense."""
     name = common.checked_name("network", name)
     if bridge and nat:
         raise _bad("A bridge is as its host made it; it cannot be a NAT network too.",
                    "Leave out one of bridge and nat.")
+    if ovs and not bridge:
+        raise _bad("Open vSwitch has many bridges.", "Name the bridge too.")
     if bridge and not BRIDGE.fullmatch(bridge):
         raise _bad(f"{bridge!r} cannot be the name of a bridge.", "See 'ip link' on the host.")
     if not bridge and not SOURCE.fullmatch(name):
@@ -219,7 +223,8 @@ def network_values(
     if mtu is not None:
         common.checked_number("The MTU", mtu, 68, 65535)
     return {
-        "name": name, "kind": "bridge" if bridge else "network", "source": bridge or name,
+        "name": name, "source": bridge or name,
+        "kind": "ovs" if ovs else "bridge" if bridge else "network",
         "cidr": str(cidr), "gateway": via, "dns": [str(_address(a)) for a in dns or ()],
         "dhcp": not bridge, "mtu": mtu, "status": "creating",
     }

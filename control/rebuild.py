@@ -26,7 +26,7 @@ class Rebuild:
     _act: Callable[..., Row]  # given by Servers
     _find: Callable[[str], Row]
     _fields: Callable[[str], Row]
-    _usable_image: Callable[[str], Image]
+    _bootable_image: Callable[[str], Image]
 
     def server_rebuild(
         self, server: str, image: str | None = None, name: str | None = None,
@@ -42,7 +42,7 @@ class Rebuild:
         context = context_for(request_id)
         uuid = self._find(server)["uuid"]
         fields = self._fields(uuid)
-        wanted = self._usable_image(image or fields["image_ref"])
+        wanted = self._bootable_image(image or fields["image_ref"])
         check_fit(wanted, primitives.data(fields["flavor"]), "The server was not changed.")
         before = fields["system_metadata"] or {}
         kept = {key: value for key, value in before.items() if not key.startswith("image_")}

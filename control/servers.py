@@ -16,6 +16,7 @@ from compute.model.guest import Image
 from compute.rpc import primitives
 from compute.rpc.serializer import Context
 from control import common, views
+from control.boot_devices import Boots
 from control.building import Wish
 from control.builds import Builds
 from control.common import NOTHING, context_for
@@ -57,11 +58,13 @@ class Servers:
     images: Any
     # given by the other parts of the control plane
     forget_shelved_image: Callable[[str], None]
-    _usable_image: Callable[[str], Image]
+    _bootable_image: Callable[[str], Image]
     _flavor: Callable[[str], Row]
     _networks: Callable[[list | str | None], list[Row]]
     _public_key: Callable[[str | None, str | None], str | None]
     _delete_softly: Callable[[Row, str | None], Row | None]
+    _volume: Callable[[str], Row]
+    sweep_volumes: Callable[[], list[str]]
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -126,8 +129,8 @@ class Servers:
     def server_create(
         self,
         name: str,
-        image: str,
-        flavor: str,
+        image: str | None = None,
+        flavor: str = "",
         networks: list | str | None = None,
         key_name: str | None = None,
         public_key: str | None = None,
@@ -136,6 +139,9 @@ class Servers:
         properties: dict[str, str] | None = None,
         availability_zone: str | None = None,
         hints: dict[str, str] | None = None,
+        volume: str | None = None,
+        boot_from_volume: int | None = None,
+        block_devices: list[dict[str, Any]] | None = None,
         request_id: str | None = None,
     ) -> Row:
         """Create a server; it is being built when this returns.
@@ -144,20 +150,25 @@ class Servers:
             network there is; an empty list or ``none`` for no NIC.
         :param user_data: base64 text as Nova's API takes it, or plain text.
         :param hints: ``group``: a server group, by name or id.
+        :param volume: boot from this volume. :param boot_from_volume: from a new one, of so many
+            GiB, that is made from the image.
+        :param block_devices: further volumes, in the words of Nova's block_device_mapping_v2.
         :param request_id: the same id and name again give the same server.
         :raises Refused: what is wrong with the request; nothing was created.
         """
         context = context_for(request_id)
+        boot = Boots(self._bootable_image, self._volume).wanted(
+            image, volume, boot_from_volume, block_devices)
         wish = Wish(
             name=common.checked_name("server", name),
-            image=self._usable_image(image), flavor=self._flavor(flavor),
+            image=boot.image, boot=boot, flavor=self._flavor(flavor),
             networks=tuple(self._networks(networks)),
             key_name=key_name, public_key=self._public_key(key_name, public_key),
             user_data=checked_user_data(user_data), config_drive=bool(config_drive),
             metadata=common.checked_properties("property", properties),
             zone=availability_zone or None, group=self._hinted_group(hints),
         )
-        check_fit(wish.image, wish.flavor)
+        check_fit(wish.image, {**wish.flavor, "root_gb": wish.root_gb})
         return self.server_show(self.builds.create(context, wish))
 
     def _hinted_group(self, hints: dict[str, str] | None) -> Row | None:
@@ -208,6 +219,7 @@ class Servers:
         tell_former()
         self.forget_shelved_image(uuid)
         if local:
+            self.sweep_volumes()
             return {**self._deleted(row), "task_state": None}
         self._tell(context, instance, {"task_state": row["task_state"]}, "terminate_instance",
                    bdms=devices)
@@ -220,7 +232,7 @@ class Servers:
         LOG.info("Server %s is deleted by the control plane alone: %s.", row["uuid"], why)
         instances.save(call.connection, row["uuid"],
                        {"vm_state": states.DELETED, "task_state": None})
-        destroy_rows(call, row["uuid"])
+        destroy_rows(call, row["uuid"], host_lives=not host)
 
     @staticmethod
     def _deleted(row: Row) -> Row:

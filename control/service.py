@@ -19,6 +19,7 @@ from control.builds import ComputeTask
 from control.conductor import TOPIC, BaseApi, Conductor
 from control.moves.care import MigrateServer
 from control.network_rpc import NetworkService
+from control.volume_rpc import VolumeService
 from db.engine import migrate, open_engine
 
 LOG = logging.getLogger(__name__)
@@ -38,9 +39,11 @@ class Service:
         self.engine = open_database(conf.control.database)
         self.control = ControlPlane(conf, transport, self.engine, images)
         self._unfinished = self.control.unfinished_networks()
+        self._volumes = self.control.keeper.unfinished()
         store = self.control.store
         endpoints = [BaseApi(), Conductor(store), NetworkService(store),
-                     ComputeTask(self.control.builds), MigrateServer(self.control.moves)]
+                     VolumeService(self.control.keeper), ComputeTask(self.control.builds),
+                     MigrateServer(self.control.moves)]
         self._server = oslo_messaging.get_rpc_server(
             transport, oslo_messaging.Target(topic=TOPIC, server=conf.host), endpoints,
             serializer=ContextSerializer(),
@@ -74,6 +77,7 @@ class Service:
         self._stopping.set()
         self._bell.set()
         self.control.moves.stop()
+        self.control.keeper.stop()
         if self._listens.is_set():  # else the library waits for the broker, to stop after it began
             self._server.stop()
             self._server.wait()
@@ -92,6 +96,9 @@ class Service:
                 self.control.resume_unshelving(age)
                 self.control.clean_networks(self._unfinished)
                 self._unfinished = []
+                self.control.keeper.resume(self._volumes)
+                self._volumes = []
+                self.control.sweep_volumes()
             except Exception:
                 LOG.exception("Looking after unfinished work failed; tried again later.")
             age = self.conf.control.resend_after

@@ -137,8 +137,37 @@ class FakeConductor:
         self._change("destroy_instance", lambda s: s["instances"][data(prim)["uuid"]][
             "nova_object.data"].update(deleted=True))
 
+    def add_bdm(self, prim: dict) -> dict:
+        """As the API would; returns the primitive as it is stored."""
+        def change(state):
+            stored = {**data(prim), "id": len(state["bdms"]) + 1, "deleted": False}
+            state["bdms"][stored["uuid"]] = stored
+            return make("BlockDeviceMapping", stored, changes=())
+        return self._change("add", change)
+
+    def bdms(self, context, uuid):
+        return self._change("bdms", lambda s: [
+            make("BlockDeviceMapping", stored, changes=()) for stored in s["bdms"].values()
+            if stored.get("instance_uuid") == uuid and not stored.get("deleted")])
+
+    def create_bdm(self, context, fields):
+        def change(state):
+            stored = {**fields, "id": len(state["bdms"]) + 1, "deleted": False}
+            state["bdms"][stored["uuid"]] = stored
+            return make("BlockDeviceMapping", stored, changes=())
+        return self._change("create_bdm", change)
+
     def save_bdm(self, context, prim, changes):
-        self._change("save_bdm", lambda s: s["bdms"].update({data(prim)["uuid"]: dict(changes)}))
+        def change(state):
+            stored = state["bdms"].setdefault(data(prim)["uuid"], {})
+            if stored.get("deleted"):
+                raise Refused("There is no such mapping.", code="mapping_not_found")
+            stored.update(changes)
+        self._change("save_bdm", change)
+
+    def destroy_bdm(self, context, prim):
+        self._change("destroy_bdm", lambda s: s["bdms"].get(data(prim)["uuid"], {}).update(
+            deleted=True))
 
     def event_start(self, context, uuid, event):
         self._change("event_start", lambda s: s["events"].append([uuid, event, "start"]))

@@ -19,9 +19,11 @@ from compute.conf import agent as agent_options
 from compute.conf import compute as compute_options
 from compute.conf import disk as disk_options
 from compute.conf import libvirt as libvirt_options
+from compute.conf import metrics as metric_options
 from compute.conf import migration as migration_options
 from compute.conf import moves as move_options
 from compute.conf import resources as resource_options
+from compute.conf import serial_console as serial_options
 from compute.conf import timeouts as timeout_options
 from compute.engine.clock import SystemClock
 from compute.engine.secrets import Secrets
@@ -35,9 +37,11 @@ from db.engine import migrate, open_engine
 from db.journal import Journal
 from tests.fake_conductor import HOST, FakeConductor, migration
 from tests.fake_peers import Exchange, FakePeers
+from tests.fake_volumes import FakeVolumes
 from virt.fake import FakeDriver, hooked, replace
 
-__all__ = ["HOST", "Exchange", "FakeConductor", "FakeDriver", "FakePeers", "migration"]
+__all__ = ["HOST", "Exchange", "FakeConductor", "FakeDriver", "FakePeers", "FakeVolumes",
+           "migration"]
 IMAGE_ID = "11111111-2222-3333-4444-555555555555"
 NETWORK_ID = "99999999-2222-3333-4444-555555555555"
 
@@ -261,6 +265,8 @@ def conf(root, **overrides):
     made.timeouts = types.SimpleNamespace(**group(timeout_options))
     made.libvirt = types.SimpleNamespace(**group(libvirt_options), **group(migration_options))
     made.compute = types.SimpleNamespace(**group(compute_options))
+    made.metrics = types.SimpleNamespace(**group(metric_options))
+    made.serial_console = types.SimpleNamespace(**group(serial_options))
     made.disk = types.SimpleNamespace(**group(disk_options))
     made.disk.instances_path = os.path.join(root, "instances")
     for name, value in overrides.items():
@@ -269,13 +275,13 @@ def conf(root, **overrides):
 
 
 def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=None,
-          peer_hook=None, image_hook=None, clock=None, exchange=None, common=None, engine=None,
-          **driver_options) -> World:
+          peer_hook=None, image_hook=None, volume_hook=None, clock=None, exchange=None,
+          common=None, engine=None, **driver_options) -> World:
     """A world on fakes; made again on the same root it is the same world.
 
     :param hook: FakeDriver's; ``fail`` and ``after`` are FakeConductor's, ``network_hook`` is
         FakeNetworks', ``peer_hook`` FakePeers', ``image_hook``
-        FakeImages'.
+        FakeImages', ``volume_hook`` FakeVolumes'.
     :param exchange: the way to other agents; None: there are none.
     :param engine: the journal's database, if it is not a file in the root.
     :param common: where the control plane and the ports are; None: in the root.
@@ -299,6 +305,7 @@ def world(root, *, host=HOST, hook=None, fail=None, after=None, network_hook=Non
     return World(host=host, conf=options, journal=journal, driver=driver, conductor=conductor,
                  images=FakeImages(common / "images", image_hook),
                  networks=FakeNetworks(common / "ports", network_hook),
+                 volumes=FakeVolumes(common / "volumes", volume_hook),
                  peers=FakePeers(exchange or Exchange(), host, peer_hook),
                  inventory=tracker, secrets=Secrets(root / "secrets"), clock=clock)
 

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from compute.model.diagnostics import Diagnostics
+from compute.model.diagnostics import Diagnostics, Usage
 from compute.model.guest import (
     CachedImage,
     CopyState,
@@ -28,6 +28,7 @@ from compute.model.guest import (
     Nic,
 )
 from compute.model.move import Check, JobSample, MovePlan
+from compute.model.volume import Volume, VolumeSource
 
 Cancel = Callable[[], None]  # raises when the work should stop
 Progress = Callable[[int, int], None]  # done, total (bytes; total 0 = not known)
@@ -88,9 +89,10 @@ class Driver(Protocol):
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         """The last ``max_bytes`` of a guest's console log; empty when there is none."""
 
-    def screen_port(self, uuid: str) -> int | None:
-        """The TCP port on which a running domain shows its screen over VNC; None when it has no
-        screen, or only one on a unix socket. Raises Refused(code='guest_not_found')."""
+    def console_port(self, uuid: str, kind: str) -> int | None:
+        """The TCP port on which a running domain shows its screen (``kind`` is ``vnc`` or
+        ``spice``), or its serial console (``serial``); None when it has none, or only one on a
+        unix socket. Raises Refused(code='guest_not_found')."""
 
     def open_console(self, uuid: str, force: bool = False) -> socket.socket:
         """A running domain's serial console, as one end of a pair of sockets: what the guest
@@ -199,6 +201,9 @@ class Driver(Protocol):
         """What a running domain has used, in a constant number of calls. Raises
         Refused(code='not_running')."""
 
+    def usage(self) -> Mapping[str, Usage]:
+        """What all running guests of ours use, by uuid, in a constant number of calls."""
+
     def set_password(self, uuid: str, user: str, password: str) -> None:
         """Have the agent in a running guest set a user's password. Raises
         Failed(code='agent_missing', 'password_refused'), Retryable(code='agent_unresponsive')."""
@@ -240,6 +245,10 @@ class Driver(Protocol):
 
     def copied(self, uuid: str) -> Disk | None:
         """The copy, once it is whole."""
+
+    def shape_copy(self, uuid: str, format: str, compress: bool, cancel: Cancel) -> None:
+        """Give the copy that is whole another format, or the same one with compressed contents;
+        quiet when it was done already. Raises Retryable(code='disk_full')."""
 
     def discard_copy(self, uuid: str) -> None:
         """Stop copying, and remove what there is of it. Quiet if there is nothing."""
@@ -360,6 +369,54 @@ class Driver(Protocol):
 
         :raises Refused: code ``guest_not_found``: its disks are not here (any more).
         """
+
+    # -- volumes ----------------------------------------------------------------------------
+    def volume_connector(self) -> Mapping[str, Any]:
+        """What a volume service must know of this host to give it access, as os-brick tells it."""
+
+    def connect_volume(self, volume: Volume, uuid: str) -> VolumeSource:
+        """Make a volume that a guest shall have reachable on this host; again, it tells where it
+        is. Raises Failed(code='volume_unreachable')."""
+
+    def disconnect_volume(self, volume: Volume, uuid: str) -> None:
+        """Take that back; what other guests here need of it stays. Quiet if it is gone."""
+
+    def attach_volume(self, guest: Guest, volume: Volume, source: VolumeSource) -> None:
+        """Put a connected volume into what a domain is defined with, and into the domain if it
+        runs. Quiet where it is in. Raises Failed."""
+
+    def detach_volume(self, uuid: str, volume: Volume) -> None:
+        """Take a volume out of what a domain is defined with, and ask a running guest to let go of
+        it; returns at once, :meth:`volumes` tells whether it did. Quiet where it is out."""
+
+    def volumes(self, uuid: str) -> tuple[frozenset[str], frozenset[str] | None]:
+        """The serial numbers of the disks that a domain is defined with, and of those in the
+        running domain, None if it does not run. Raises Refused(code='guest_not_found')."""
+
+    def disk_targets(self, uuid: str) -> frozenset[str]:
+        """The names (``vda``) of all disks that a domain is defined with or has while it runs."""
+
+    def extend_volume(self, uuid: str, volume: Volume, size: int) -> int:
+        """Make a volume that grew known on this host, and to the guest if it runs; its size in
+        bytes, which is at least ``size``, or Raises Retryable(code='volume_not_grown')."""
+
+    def begin_swap(self, uuid: str, volume: Volume, source: VolumeSource) -> None:
+        """Begin to copy a running guest's volume to a connected one. The guest writes on. Quiet if
+        a copy is under way. Raises Refused(code='not_running'), Failed."""
+
+    def swap_state(self, uuid: str, volume: Volume) -> CopyState | None:
+        """How that copy stands; None when none is under way."""
+
+    def finish_swap(self, uuid: str, volume: Volume, source: VolumeSource) -> None:
+        """Let the guest go on with the copy, which is level, from now on; so does its definition.
+        Raises Retryable(code='copy_lost') when the copy is not level or not there."""
+
+    def swapped(self, uuid: str, volume: Volume, source: VolumeSource) -> bool:
+        """Whether a volume's place is taken by the one at ``source``, in the definition and in the
+        domain if it runs."""
+
+    def abort_swap(self, uuid: str, volume: Volume) -> None:
+        """Stop that copy; the guest keeps what it has. Quiet if there is none."""
 
     # -- networks of this host --------------------------------------------------------------
     def plug(self, guest: Guest, nic: Nic) -> None:

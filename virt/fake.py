@@ -27,11 +27,12 @@ from virt.fake_nics import FakeNics
 from virt.fake_size import FakeSize, wanted
 from virt.fake_state import Hook, hooked, replace
 from virt.fake_tended import FakeTended
+from virt.fake_volumes import FakeVolumes
 
 __all__ = ["FakeDriver", "hooked", "replace"]
 
 
-class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsoles):
+class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolumes, FakeConsoles):
     """See virt.driver.Driver.
 
     :param root: directory of all its state.
@@ -170,9 +171,11 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
             self.fabric.set_written(guest.uuid, 0)
         path = directory / "disk"
         size = guest.flavor.root_gb << 30
-        replace(path, json.dumps({"base": base.path if base else "", "size": size, "count": 0,
-                                  "marker": guest.uuid}).encode())
-        made = [Disk("root", str(path), "qcow2", size)]
+        made = []
+        if not guest.boots_from_volume:
+            replace(path, json.dumps({"base": base.path if base else "", "size": size, "count": 0,
+                                      "marker": guest.uuid}).encode())
+            made.append(Disk("root", str(path), "qcow2", size))
         made += [self.make_file(guest.uuid, name, size) for name, size in wanted(guest).items()]
         if guest.config_drive:
             drive = directory / "disk.config"
@@ -233,8 +236,9 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
             "power_state": states.SHUTDOWN, **(found or {}), "persistent": True,
             "name": guest.name, "ours": True, "generation": generation, "operation": operation,
             **({"size": size, "boot_size": size} if off else {}),
-            **self.redefined(found, nics),
+            **self.redefined(found, nics), **self.with_volumes(found, guest.volumes),
             "disks": [os.path.basename(d.path) for d in disks],
+            "serial_port": guest.serial_port,
             "place": guest.placement.to_plain() if guest.placement else None})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 
@@ -256,11 +260,13 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeConsol
         if missing:
             raise Failed(f"Domain {uuid} cannot start: {missing} cannot be opened.",
                          code="hypervisor_error")
+        self.see_connected(uuid, found)
         power: int = found["saved_as"] if found.get("saved") else states.RUNNING
         self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
         if not found.get("saved"):
             found["count"] = self.count_on_disk(uuid) or 0
             found.pop("live_nics", None)
+            found.pop("live_volumes", None)
         self._write(uuid, {**found, "saved": False, "frozen": False})
         self._set_power(uuid, power, "started")
         self.work(uuid)

@@ -12,14 +12,17 @@ from virt.fake_state import FakeState, hooked
 
 
 class FakeConsoles(FakeState):
-    """See virt.driver.Driver. ``screens`` is the port of the first screen; 0: on unix sockets."""
+    """See virt.driver.Driver. ``screens`` is the port of VNC, 0: on unix sockets; that of SPICE
+    is the next one."""
 
     screens = 0
 
     @hooked
-    def screen_port(self, uuid: str) -> int | None:
-        self._need(uuid)
-        return self.screens or None
+    def console_port(self, uuid: str, kind: str) -> int | None:
+        found = self._need(uuid)
+        if kind == "serial":
+            return found.get("serial_port")
+        return self.screens + (kind == "spice") if self.screens else None
 
     @hooked
     def open_console(self, uuid: str, force: bool = False) -> socket.socket:

@@ -65,8 +65,20 @@ class FakeCopy(FakeState):
 
     @hooked
     def copied(self, uuid: str) -> Disk | None:
+        for name in (f"{COPY}.raw", f"{COPY}.qcow2", COPY):
+            path = self._dir(uuid) / name
+            if path.exists():
+                made = self._root(uuid)
+                return changed(made, path=str(path), format=name.removeprefix(COPY)[1:]
+                               or made.format)
+        return None
+
+    @hooked
+    def shape_copy(self, uuid: str, format: str, compress: bool, cancel: Cancel) -> None:  # noqa: A002
+        cancel()
         path = self._dir(uuid) / COPY
-        return changed(self._root(uuid), path=str(path)) if path.exists() else None
+        if path.exists():
+            os.replace(path, self._dir(uuid) / f"{COPY}.{format}")
 
     @hooked
     def discard_copy(self, uuid: str) -> None:
@@ -89,5 +101,5 @@ class FakeCopy(FakeState):
         return root
 
     def _remove_copies(self, uuid: str) -> None:
-        for name in (COPYING, COPY):
+        for name in (COPYING, COPY, f"{COPY}.raw", f"{COPY}.qcow2"):
             (self._dir(uuid) / name).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ that asked for it is gone.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -79,6 +80,12 @@ class FakeMoves(FakeArrivals):
         missing = [d for d in found["disks"] if not (there._dir(uuid) / d).exists()]
         if missing:
             return f"{missing} cannot be opened on {other}"
+        there_connected = {json.loads(path.read_bytes())
+                           for path in there.root.glob(f"connected/*/{uuid}")}
+        unplugged = [one["path"] for one in found.get("volumes", {}).values()
+                     if one["path"] not in there_connected]
+        if unplugged:
+            return f"{unplugged} are not connected to {other}"
         return "" if plan["tls"] in (True, False) else "no certificates"
 
     @hooked

@@ -212,8 +212,9 @@ class FakeState:
         "cached_image", "fetch_image", "check_image", "create_disks", "delete_disks",
         "quarantine_disks", "sweep", "check_resize",
         "set_aside_disks", "bring_back_disks", "aside_disks", "delete_aside_disks", "copy_disks",
-        "grow_disks", "copy_off", "copied", "detach_base", "host_uptime",
-        "create_rescue_disks", "rescue_disks", "delete_rescue_disks"})
+        "grow_disks", "copy_off", "copied", "shape_copy", "detach_base", "host_uptime",
+        "create_rescue_disks", "rescue_disks", "delete_rescue_disks",
+        "volume_connector", "connect_volume", "disconnect_volume"})
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None, hostname: str,
                  fabric: str | os.PathLike | None, shared: bool):
@@ -277,7 +278,8 @@ class FakeState:
                 if other != self.hostname:
                     self.fabric.accuse(f"{uuid} runs on {other} and on {self.hostname}")
         if states.SHUTDOWN in (power_state, found["power_state"]):
-            found.pop("copy", None)  # it went down with the domain
+            for job in ("copy", "swap"):
+                found.pop(job, None)  # they went down with the domain
         self._write(uuid, {**found, "power_state": power_state, "reason": REASONS[event]})
         self._on_event(uuid, event)
 

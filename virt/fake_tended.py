@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from compute.errors import Failed, Refused, Retryable
 from compute.model import states
-from compute.model.diagnostics import Diagnostics, DiskUse, NicUse
+from compute.model.diagnostics import Diagnostics, DiskUse, NicUse, Usage
 from compute.model.guest import CachedImage, Disk, Guest, Image
 from virt.fake_moves import ON
 from virt.fake_state import FakeState, hooked, read_json, replace
@@ -47,6 +47,17 @@ class FakeTended(FakeState):
                        for number, mac in enumerate(found.get("nics", ()))),
             memory_max=size["memory_mb"] << 10, memory_now=size["memory_mb"] << 10,
             memory={"rss": 4096})
+
+    @hooked
+    def usage(self) -> Mapping[str, Usage]:
+        listed = ((path.stem, self._read(path.stem)) for path in self.domains.glob("*.json"))
+        found = {uuid: one for uuid, one in listed
+                 if one and one.get("ours", True) and one["power_state"] in ON}
+        return {uuid: Usage(
+            one["name"], one.get("count", 0) * 1_000_000, one["size"]["memory_mb"] << 10, 4096,
+            (1 << 20) * len(one.get("disks", ())), 4096, one.get("count", 0) * 512,
+            100 * len(one.get("nics", ())), 200 * len(one.get("nics", ())),
+        ) for uuid, one in found.items()}
 
     # -- its agent --------------------------------------------------------------------------
     def _agent(self, uuid: str) -> dict:

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     conf = common.prepare(words, "magnetar up")
     conf.set_default("network_service", "embedded")
+    conf.set_default("volume_service", "embedded")
     running = []
 
     def make() -> common.Agent:

@@ -14,20 +14,30 @@ from oslo_config import cfg
 
 from compute.conf import (
     agent,
+    cinder,
     compute,
     consoleauth,
     control,
     disk,
+    glance,
+    image_cache,
     libvirt,
+    metrics,
     migration,
     moves,
+    neutron,
+    placement,
     resources,
+    serial_console,
+    spice,
     timeouts,
     vnc,
+    volumes,
 )
 
-MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, migration, vnc, consoleauth,
-           control)
+MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
+           spice, serial_console, consoleauth, metrics, image_cache, control, cinder, glance,
+           neutron, placement)
 CONF = cfg.CONF
 
 

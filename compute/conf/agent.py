@@ -58,6 +58,16 @@ OPTS = [
         "system; a build on a host that lacks its image ends in error.",
     ),
     cfg.StrOpt(
+        "image_service",
+        default="local",
+        choices=[
+            ("local", "images are files of image_dir"),
+            ("glance", "the cloud's image service has them; see [glance]"),
+        ],
+        help="Where this host gets images, and stores those of its guests. The embedded control "
+        "plane keeps its own in image_dir and knows no others: with it, leave it local.",
+    ),
+    cfg.StrOpt(
         "socket",
         default="$state_path/control.sock",
         help="Path of the control socket (HTTP and JSON on a unix socket, mode 0660), through "
@@ -158,9 +168,32 @@ OPTS = [
         choices=[
             ("none", "guests have no network"),
             ("embedded", "the embedded control plane gives addresses"),
+            ("neutron", "the cloud's network service does; see [neutron]"),
         ],
         help="Who gives ports and addresses. 'magnetar up' makes it embedded unless it is set. "
         "With none, a build that asks for a network is refused rather than left without one.",
+    ),
+    cfg.StrOpt(
+        "volume_service",
+        default="none",
+        choices=[
+            ("none", "guests have no volumes"),
+            ("embedded", "the embedded control plane keeps volumes"),
+            ("cinder", "the cloud's volume service does; see [cinder]"),
+        ],
+        help="Who keeps volumes. 'magnetar up' makes it embedded unless it is set. With none, "
+        "whatever asks for a volume is refused. Changing it on a host whose guests have volumes "
+        "leaves these without anybody to ask: detach them first.",
+    ),
+    cfg.StrOpt(
+        "inventory_service",
+        default="none",
+        choices=[
+            ("none", "the control plane reads the ComputeNode record"),
+            ("placement", "the cloud's placement service is told too; see [placement]"),
+        ],
+        help="Who besides the control plane is told what this host has. A stock Nova's scheduler "
+        "sends no guests to a host that Placement does not know; the embedded one needs none.",
     ),
     cfg.StrOpt(
         "dhcp_domain",

@@ -23,4 +23,11 @@ OPTS = [
         help="Fill one NUMA cell of the host before the next, which keeps room for large guests; "
         "otherwise guests are spread, which gives each more of the memory's bandwidth.",
     ),
+    cfg.IntOpt(
+        "max_disk_devices_to_attach",
+        default=-1,
+        min=-1,
+        help="How many disks a guest of this host can have in all; one more volume is refused. -1 "
+        "leaves it to the hypervisor: 26 to 28 on virtio, as many as there are slots.",
+    ),
 ]

@@ -81,6 +81,32 @@ OPTS = [
         "time, so one more than that keeps it busy; evacuated servers are started, not copied, "
         "and more at once are quicker.",
     ),
+    cfg.StrOpt(
+        "volume_dir",
+        default="$state_path/volumes",
+        help="Directory of the embedded volume service's volumes, one file for each. With several "
+        "hosts it has to be on a file system that all of them have at this path: a host that "
+        "lacks it cannot attach any volume. Volumes do not follow when it is changed: move the "
+        "files first, while no server uses them.",
+    ),
+    cfg.StrOpt(
+        "volume_format",
+        default="raw",
+        choices=[
+            ("raw", "sparse files; can be extended while a server uses them"),
+            ("qcow2", "for file systems without holes; extended while no server uses them"),
+        ],
+        help="Format of new volumes that ask for none. A volume keeps the one that it has.",
+    ),
+    cfg.FloatOpt(
+        "max_over_subscription_ratio",
+        default=1.0,
+        min=1.0,
+        help="How many times the room for volumes may be promised: files take room as they are "
+        "written. At 1 each volume can be filled to its size, whatever else shares the file "
+        "system left aside; above, servers can meet a full disk, and stand still. Cinder's option "
+        "of this name means the same.",
+    ),
     cfg.FloatOpt(
         "ram_weight",
         default=1.0,

@@ -19,10 +19,12 @@ OPTS = [
         choices=[
             ("qcow2", "an overlay on the cached image, made in milliseconds"),
             ("raw", "a full copy, slower to make and a little faster to use"),
+            ("lvm", "a logical volume in images_volume_group; never run with this code"),
+            ("rbd", "a clone in Ceph's images_rbd_pool; never run with this code"),
         ],
         help="How the root disks of new guests are made. With qcow2 all guests of an image need "
         "its file in the cache, which stays while one of them exists. Guests that exist keep what "
-        "they have.",
+        "they have. Guests in lvm and rbd can be neither resized nor moved (docs/volumes.md).",
     ),
     cfg.BoolOpt(
         "force_raw_images",

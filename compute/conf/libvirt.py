@@ -9,6 +9,7 @@ from oslo_config import cfg
 
 GROUP = "libvirt"
 QUEUE_SIZES = [256, 512, 1024]
+OTHER_TYPES = ("lxc", "xen", "bhyve", "ch", "vz")  # those of libvirt's drivers that are not QEMU's
 
 OPTS = [
     cfg.StrOpt(
@@ -24,10 +25,16 @@ OPTS = [
             ("auto", "proves at start that KVM runs a small program before it trusts it"),
             ("kvm", "hardware virtualization; guests do not start without it"),
             ("qemu", "emulation, which is many times slower"),
+            ("lxc", "containers; with connection_uri = lxc:///system and images_type = raw"),
+            ("xen", "Xen; never run with this code, as are the three that follow"),
+            ("bhyve", "FreeBSD's bhyve"),
+            ("ch", "Cloud Hypervisor"),
+            ("vz", "Virtuozzo"),
         ],
         help="How guests run. auto gives KVM 3 seconds for its proof, since a /dev/kvm may exist "
         "and hang, and falls back to qemu with a line in the log. On hosts that must never "
-        "emulate, set kvm.",
+        "emulate, set kvm. What is not QEMU needs libvirt's driver for it in connection_uri, and "
+        "starts, stops, reboots and is deleted; the rest is refused (docs/othertypes.md).",
     ),
     cfg.IntOpt(
         "call_timeout",
@@ -217,6 +224,25 @@ OPTS = [
         help="Address on which VNC listens; empty for a unix socket, which no network reaches. "
         "VNC has no password here: an address other than 127.0.0.1 shows every guest's screen to "
         "whoever reaches it, so set one only on a network that proxies alone can reach.",
+    ),
+    cfg.StrOpt(
+        "snapshot_image_format",
+        default="",
+        choices=["", "raw", "qcow2"],
+        help="Format of the images that are made of guests; empty for the format that the guest's "
+        "disk has.",
+    ),
+    cfg.BoolOpt(
+        "snapshot_compression",
+        default=False,
+        help="Compress the images that are made of guests, as far as their format is qcow2. It "
+        "takes CPU time of this host and room for a second copy.",
+    ),
+    cfg.StrOpt(
+        "rescue_image_id",
+        default="",
+        help="Image with which guests are rescued when none is given; empty for the image that the "
+        "guest was made from.",
     ),
     cfg.IntOpt(
         "tb_cache_size",

@@ -76,4 +76,12 @@ OPTS = [
         "operator. The default outlasts a night's outage, after which everything goes on by "
         "itself; short values turn each long outage into work for people.",
     ),
+    cfg.IntOpt(
+        "reserved_volume",
+        default=3600,
+        min=10,
+        help="Seconds after which a volume that was given a name in a guest and never attached, "
+        "since the message was lost, is given back. An attach that comes later is refused, so it "
+        "has to be longer than messages wait in a busy broker.",
+    ),
 ]

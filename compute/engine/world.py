@@ -41,7 +41,13 @@ class Conductor(Protocol):
 
     def destroy_instance(self, context: Context, prim: Primitive) -> None: ...
 
+    def bdms(self, context: Context, uuid: str) -> list[Primitive]: ...
+
+    def create_bdm(self, context: Context, fields: Mapping[str, Any]) -> Primitive: ...
+
     def save_bdm(self, context: Context, prim: Primitive, changes: Mapping[str, Any]) -> None: ...
+
+    def destroy_bdm(self, context: Context, prim: Primitive) -> None: ...
 
     def event_start(self, context: Context, uuid: str, event: str) -> None: ...
 
@@ -88,6 +94,52 @@ class Networks(Protocol):
     def bind(self, context: Context, guest: str, host: str) -> tuple[Nic, ...]:
         """The guest's ports are on ``host`` from now on; its NICs as they are there. Asked again
         it gives the same. Raises Refused, Retryable, Unknown."""
+
+
+class Volumes(Protocol):
+    """The volume service, in the words of Cinder's API 3.44; adapters are in
+    compute.services.volumes and compute.services.cinder.
+
+    Each method raises Refused when the service said no (``volume_not_found``,
+    ``attachment_not_found``, ``volume_unavailable``, ``volume_in_use``), Retryable when it cannot
+    be reached or has no room, Unknown when no answer came.
+    """
+
+    def show(self, context: Context, volume_id: str) -> Mapping[str, Any]:
+        """{id, name, status, size (GiB), multiattach, bootable, image_metadata, volume_type,
+        migration_status, attachments: [{attachment_id, server_id, host_name, device}]}."""
+
+    def create(self, context: Context, size_gb: int, name: str, image_id: str | None = None,
+               snapshot_id: str | None = None, volume_type: str | None = None,
+               source_volume_id: str | None = None) -> str:
+        """A new volume's id; :meth:`show` tells when it is ``available``, or ``error``. Asked
+        again by the same request for the same name it gives the same."""
+
+    def delete(self, context: Context, volume_id: str) -> None:
+        """Delete a volume that nobody uses. Quiet if it is gone."""
+
+    def attachment_create(self, context: Context, volume_id: str, guest: str) -> str:
+        """Reserve a volume for a guest; the attachment's id."""
+
+    def attachment_update(self, context: Context, attachment_id: str,
+                          connector: Mapping[str, Any], mountpoint: str) -> dict[str, Any]:
+        """Give this host, which ``connector`` describes, access to the volume; its
+        connection_info. Asked again with the same it gives the same."""
+
+    def attachment_complete(self, context: Context, attachment_id: str) -> None:
+        """The volume is attached: its status becomes ``in-use``. Quiet if it is."""
+
+    def attachment_delete(self, context: Context, attachment_id: str) -> None:
+        """Give the volume, or the reservation, back. Quiet if it is gone."""
+
+    def roll_detaching(self, context: Context, volume_id: str) -> None:
+        """A detach that was begun does not take place: ``detaching`` becomes ``in-use``. Quiet if
+        the volume is not detaching."""
+
+    def migrate_completion(self, context: Context, old_id: str, new_id: str,
+                           error: bool) -> Mapping[str, Any]:
+        """A guest works with ``new_id`` in place of ``old_id``, or with ``error`` still with the
+        old one. {save_volume_id}: which id the guest's record has to name."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +235,8 @@ class Inventory(Protocol):
 @dataclass
 class World:
     """What one agent works with. ``transfers`` holds how each migration out of here stands, by
-    guest, for whoever asks; the journal does not need it."""
+    guest, for whoever asks; the journal does not need it. Nor ``fetches``: bytes that are here, and
+    of how many, of each image that is being cached beforehand."""
 
     host: str
     conf: Any
@@ -192,8 +245,10 @@ class World:
     conductor: Conductor
     images: Images
     networks: Networks
+    volumes: Volumes
     peers: Peers
     inventory: Inventory
     secrets: Any
     clock: Clock
     transfers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fetches: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -30,6 +30,23 @@ class NicUse:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a running guest uses. CPU time in nanoseconds; ``memory`` is what it has and
+    ``resident`` what it takes of the host's, in KiB; ``disk_bytes`` are those that its disks take
+    on the host; the rest are bytes since it was started."""
+
+    name: str
+    cpu_ns: int
+    memory: int
+    resident: int
+    disk_bytes: int
+    read_bytes: int
+    write_bytes: int
+    rx_bytes: int
+    tx_bytes: int
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """A running guest. ``cpus`` are nanoseconds of each vCPU; memory is in KiB, ``memory`` what
     else is known of it (``rss``, and what the balloon tells)."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compute.model.numa import HostCell, Placement
+from compute.model.volume import Attached
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Nic:
-    """One network interface. ``kind`` is ``network`` (a libvirt network) or ``bridge``.
+    """One network interface. ``kind`` is ``network`` (a libvirt network), ``bridge``, or ``ovs`` (a
+    bridge of Open vSwitch).
 
-    ``source`` is the libvirt network's or the bridge's name on this host. ``id`` is the port's id.
+    ``source`` is the libvirt network's or the bridge's name on this host. ``id`` is the port's id;
+    ``asked`` the one that it was asked for by, where the network service gives its own. ``kept``
+    is a port that was there before, and stays when its guest goes.
     """
 
     id: str
@@ -77,6 +81,8 @@ class Nic:
     addresses: tuple[Address, ...] = ()
     model: str | None = None
     tag: str | None = None
+    asked: str | None = None
+    kept: bool = False
 
     @property
     def tap(self) -> str:
@@ -141,6 +147,13 @@ class Guest:
     node: str | None = None
     nics: tuple[Nic, ...] = ()
     placement: Placement | None = None  # where on this host it is to be, if that matters
+    serial_port: int | None = None  # where its serial console listens on this host; None: nowhere
+    volumes: tuple[Attached, ...] = ()  # connected to this host
+
+    @property
+    def boots_from_volume(self) -> bool:
+        """Whether it has no root disk of its own."""
+        return any(one.volume.boots for one in self.volumes)
 
     def prop(self, name: str, default: str | None = None) -> str | None:
         """An image property of this guest, ``hw_disk_bus`` for example.
@@ -180,6 +193,7 @@ class Disk:
     size: int
     device: str = "disk"  # disk or cdrom
     bus: str = ""  # where it is not the guest's usual one for such a device
+    link: str = ""  # /dev/<group>/<name> or rbd:<pool>/<name>, where ``path`` is a link to that
 
 
 @dataclass(frozen=True)

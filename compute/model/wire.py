@@ -194,9 +194,11 @@ def _nic(vif: Mapping[str, Any]) -> Nic:
     return Nic(
         id=vif["id"], mac=vif["address"], network_id=network["id"],
         label=network.get("label") or "",
-        kind="network" if details.get("libvirt_network") else "bridge",
+        kind="network" if details.get("libvirt_network")
+        else "ovs" if vif.get("type") == "ovs" else "bridge",
         source=details.get("libvirt_network") or network.get("bridge") or "",
         mtu=meta.get("mtu"), addresses=tuple(found), tag=(vif.get("meta") or {}).get("tag"),
+        kept=bool(vif.get("preserve_on_delete")),
     )
 
 
@@ -226,11 +228,13 @@ def _vif(nic: Nic) -> dict[str, Any]:
             "label": nic.label, "subnets": list(subnets.values()),
             "meta": {"injected": False, "mtu": nic.mtu},
         },
-        "type": "bridge",
+        "type": "ovs" if nic.kind == "ovs" else "bridge",
         "details": {"libvirt_network": nic.source} if is_network else {},
-        "devname": nic.tap, "ovs_interfaceid": None, "qbh_params": None, "qbg_params": None,
-        "active": True, "vnic_type": "normal", "profile": {}, "preserve_on_delete": False,
-        "delegate_create": True, "meta": {"tag": nic.tag} if nic.tag else {},
+        "devname": nic.tap,
+        "ovs_interfaceid": nic.id if nic.kind == "ovs" else None,
+        "qbh_params": None, "qbg_params": None, "active": True, "vnic_type": "normal",
+        "profile": {}, "preserve_on_delete": nic.kept, "delegate_create": True,
+        "meta": {"tag": nic.tag} if nic.tag else {},
     }
 
 

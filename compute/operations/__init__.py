@@ -2,11 +2,15 @@
 
 from compute.engine.operation import Operation
 from compute.operations.attach_interface import AttachInterface
+from compute.operations.attach_volume import AttachVolume
 from compute.operations.backup import Backup
 from compute.operations.crash_dump import CrashDump
 from compute.operations.delete import Delete
 from compute.operations.detach_interface import DetachInterface
+from compute.operations.detach_volume import DetachVolume
+from compute.operations.disconnect_volume import DisconnectVolume
 from compute.operations.evacuate import Evacuate
+from compute.operations.extend_volume import ExtendVolume
 from compute.operations.live_in import LiveIn
 from compute.operations.live_out import LiveOut
 from compute.operations.pause import Pause
@@ -16,6 +20,7 @@ from compute.operations.reboot import Reboot
 from compute.operations.rebuild import Rebuild
 from compute.operations.reclaim import Reclaim
 from compute.operations.rescue import Rescue
+from compute.operations.reserve_device import ReserveDevice
 from compute.operations.resize_back import ResizeBack
 from compute.operations.resize_confirm import ResizeConfirm
 from compute.operations.resize_in import ResizeIn
@@ -33,6 +38,7 @@ from compute.operations.spawn import Spawn
 from compute.operations.start import Start
 from compute.operations.stop import Stop
 from compute.operations.suspend import Suspend
+from compute.operations.swap_volume import SwapVolume
 from compute.operations.unpause import Unpause
 from compute.operations.unquiesce import Unquiesce
 from compute.operations.unrescue import Unrescue
@@ -48,5 +54,6 @@ OPERATIONS: dict[str, Operation] = {
         SoftDelete(), Restore(), Reclaim(), AttachInterface(), DetachInterface(),
         ResizePrep(), ResizeOut(), ResizeIn(), ResizeConfirm(), ResizeRevert(), ResizeBack(),
         CrashDump(), Rescue(), Unrescue(), SetPassword(), Quiesce(), Unquiesce(),
-        LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
+        ReserveDevice(), AttachVolume(), DetachVolume(), ExtendVolume(), SwapVolume(),
+        DisconnectVolume(), LiveOut(), LiveIn(), Evacuate(), Reap(), Vacate(), Unsupported())
 }

@@ -9,7 +9,7 @@ from compute.engine.operation import OVERTAKEN, Operation
 from compute.model import states, wire
 from compute.steps.admission import Admission
 from compute.steps.record import Event, Fault, Finish, Restore
-from compute.steps.snapshot import BACKUP, Copy, Reserved, Rotate, Snapped, Tidy, Upload
+from compute.steps.snapshot import BACKUP, Copy, Reserved, Rotate, Snapped, Tidy, Unfilled, Upload
 
 
 class Backup(Operation):
@@ -30,7 +30,7 @@ class Backup(Operation):
         Finish(),      # the tenant sees that it ended
     )
     final = "rotation"
-    conclusion = (Fault(), Restore(BACKUP), Finish())
+    conclusion = (Unfilled(), Fault(), Restore(BACKUP), Finish())
     silent = OVERTAKEN
     adopts = frozenset({states.IMAGE_BACKUP})
 

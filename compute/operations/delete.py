@@ -11,6 +11,7 @@ from compute.steps.admission import Admission
 from compute.steps.claim import Release
 from compute.steps.disks import DisksGone
 from compute.steps.domain import DomainGone, PowerOff
+from compute.steps.guest_volumes import VolumesGone
 from compute.steps.ports import PortsGone
 from compute.steps.record import Event, Finish, Gone
 from compute.steps.resize_ends import OwnAsideGone
@@ -26,6 +27,7 @@ class Delete(Operation):
         Event(),                  # the tenant sees that it began
         PowerOff(),               # the guest stops
         DomainGone(),             # definition and saved memory
+        VolumesGone(),            # disconnected, given back; removed if they end with the guest
         PortsGone(),              # taps unplugged, addresses given back
         DisksGone(),              # overlay, config drive, console log
         OwnAsideGone(),           # former disks, kept for the way back of a resize

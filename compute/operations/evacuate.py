@@ -20,6 +20,7 @@ from compute.steps.evacuation import (
 )
 from compute.steps.live_destination import PortsHere
 from compute.steps.live_ends import MigrationEnd
+from compute.steps.live_volumes import VolumesEvacuated, VolumesMapped
 from compute.steps.record import Event, Fault, Finish, Restore
 
 
@@ -35,10 +36,12 @@ class Evacuate(Operation):
         Former(),           # what an earlier stay left here is not taken for its newest
         EvacuationClaim(),  # room on this host
         PortsHere(),        # its networks are here
+        VolumesEvacuated(),  # its volumes are connected to this host besides
         EvacuatedDisks(),   # shared ones, or new ones from its image
         EvacuatedDomain(),  # defined, a newer incarnation
         EvacuatedPower(),   # running, unless it was stopped
         EvacuatedRecord(),  # it belongs to this host
+        VolumesMapped(),    # and so do its volumes
         WayBackGone(),      # of a resize that the loss of its host broke off
         MigrationEnd("done"),
         Finish(),           # the tenant sees that it ended

@@ -22,6 +22,7 @@ from compute.steps.live_destination import (
     PortsHere,
     RecordHere,
 )
+from compute.steps.live_volumes import VolumesArrive, VolumesMapped
 from compute.steps.record import Event, Finish
 
 
@@ -36,9 +37,11 @@ class LiveIn(Operation):
         Event(),          # the tenant sees that it began
         Lease(),          # room on this host
         PortsHere(),      # its networks are here
+        VolumesArrive(),  # its volumes are connected here besides
         DisksHere(),      # base in the cache, disks for libvirt to fill
         Arrival(),        # it comes, or will not come
         Arrived(),        # its definition and disks are ours
+        VolumesMapped(),  # its volumes are attached to this host
         RecordHere(),     # and so says the control plane
         MigrationDone(),
         Finish(),         # the tenant sees that it ended

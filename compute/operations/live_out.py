@@ -12,6 +12,7 @@ from compute.errors import MagnetarError
 from compute.model import states, wire
 from compute.steps.admission import Admission
 from compute.steps.claim import Release
+from compute.steps.guest_volumes import VolumesLeft
 from compute.steps.live_ends import (
     ConsoleLeft,
     DisksLeft,
@@ -41,6 +42,7 @@ class LiveOut(Operation):
         Switched(),       # the other host makes it its own
         DomainLeft(),     # no definition stays here
         ConsoleLeft(),    # what it wrote to its console until it left goes after it
+        VolumesLeft(),    # no volume is connected here any more
         PortsLeft(),      # no tap and no address stay here
         DisksLeft(),      # no copy stays here
         Release(),        # claims

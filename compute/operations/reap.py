@@ -11,6 +11,7 @@ from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.steps.claim import Release
 from compute.steps.domain import DomainGone, PowerOff
+from compute.steps.guest_volumes import VolumesGone
 from compute.steps.ports import PortsGone
 from compute.steps.resize_ends import OwnAsideGone
 
@@ -34,6 +35,7 @@ class Reap(Operation):
     steps = (
         PowerOff(),     # the guest stops
         DomainGone(),   # definition and managed save
+        VolumesGone(),  # disconnected, given back; removed if they end with the guest
         PortsGone(),    # taps unplugged, addresses given back
         DisksAside(),   # into quarantine
         OwnAsideGone(),  # former disks, kept for the way back of a resize

@@ -18,6 +18,7 @@ from compute.steps.admission import Admission
 from compute.steps.claim import Release
 from compute.steps.disks import DisksGone
 from compute.steps.domain import DomainGone, PowerOff
+from compute.steps.guest_volumes import VolumesGone
 from compute.steps.ports import PortsGone
 from compute.steps.record import Gone, publish, reread
 from compute.steps.resize_ends import OwnAsideGone
@@ -65,6 +66,7 @@ class Reclaim(Operation):
         Doom(),          # nobody can any more
         PowerOff(),      # it is off already, unless somebody started it behind our back
         DomainGone(),    # definition and saved memory
+        VolumesGone(),   # disconnected, given back; removed if they end with the guest
         PortsGone(),     # taps unplugged, addresses given back
         DisksGone(),     # overlay, config drive, console log
         OwnAsideGone(),  # former disks, kept for the way back of a resize

@@ -19,7 +19,7 @@ from compute.steps.shelve import (
     Shelvable,
     Shelved,
 )
-from compute.steps.snapshot import Copy, Reserved, Tidy, Upload
+from compute.steps.snapshot import Copy, Reserved, Tidy, Unfilled, Upload
 
 
 class Shelve(Operation):
@@ -46,7 +46,7 @@ class Shelve(Operation):
         Finish(),           # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Fault(), Restore(SHELVE), Finish())
+    conclusion = (Unfilled(), Fault(), Restore(SHELVE), Finish())
     silent = OVERTAKEN
     adopts = frozenset(filter(None, SHELVE))
 

@@ -9,7 +9,7 @@ from compute.engine.operation import OVERTAKEN, Operation
 from compute.model import states, wire
 from compute.steps.admission import Admission
 from compute.steps.record import Event, Fault, Finish, Restore
-from compute.steps.snapshot import SNAPSHOT, Copy, Reserved, Snapped, Tidy, Upload
+from compute.steps.snapshot import SNAPSHOT, Copy, Reserved, Snapped, Tidy, Unfilled, Upload
 
 
 class Snapshot(Operation):
@@ -29,7 +29,7 @@ class Snapshot(Operation):
         Finish(),      # the tenant sees that it ended
     )
     final = "record"
-    conclusion = (Fault(), Restore(SNAPSHOT), Finish())
+    conclusion = (Unfilled(), Fault(), Restore(SNAPSHOT), Finish())
     silent = OVERTAKEN
     adopts = frozenset(filter(None, SNAPSHOT))
 

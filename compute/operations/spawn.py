@@ -14,6 +14,7 @@ from compute.rpc.primitives import data
 from compute.steps.claim import Claim
 from compute.steps.disks import Disks, Image
 from compute.steps.domain import Domain, PowerOn
+from compute.steps.guest_volumes import Volumes
 from compute.steps.ports import DeviceNames, Ports
 from compute.steps.record import Event, Fault, Finish, Record, utc
 
@@ -120,6 +121,7 @@ class Spawn(Operation):
         Claim(),        # room on this host, and host and node in the control plane's record
         Ports(),        # addresses; networks present on this host
         DeviceNames(),  # block device mappings get their device names
+        Volumes(),      # made if need be, connected to this host
         Image(),        # base in the cache, inspected
         Disks(),        # overlay and config drive
         Domain(),       # defined, not running

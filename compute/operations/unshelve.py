@@ -10,6 +10,7 @@ from compute.model import wire
 from compute.steps.disks import Image
 from compute.steps.domain import PowerOn
 from compute.steps.evacuation import EvacuatedDomain
+from compute.steps.guest_volumes import VolumesHere
 from compute.steps.live_destination import PortsHere
 from compute.steps.record import Event, Fault, Finish
 from compute.steps.shelve import (
@@ -32,6 +33,7 @@ class Unshelve(Operation):
         Event(),             # the tenant sees that it began
         UnshelveClaim(),     # room on this host, and its record names it
         PortsHere(),         # its networks are here
+        VolumesHere(),       # its volumes are connected to this host
         Image(),             # its image in the cache, inspected
         OwnDisks(),          # disks of its own, and a new config drive
         EvacuatedDomain(),   # defined, a newer incarnation

@@ -19,6 +19,7 @@ from compute.operations.reap import DisksAside
 from compute.rpc.primitives import clean, data
 from compute.steps.claim import Release
 from compute.steps.domain import DomainGone, PowerOff
+from compute.steps.guest_volumes import VolumesLeft
 from compute.steps.live_ends import PortsLeft
 from compute.steps.record import FOR_EVER
 from compute.steps.resize import holds_way_back
@@ -101,6 +102,7 @@ class Vacate(Operation):
         Proof(),            # the guest runs elsewhere, newer
         PowerOff(),         # this copy stops
         DomainGone(),       # definition and managed save
+        VolumesLeft(),      # not connected here any more
         PortsLeft(),        # taps; the ports are the other host's
         AsideLeft(),        # disks that a resize had set aside, back to where they were
         DisksLeftBehind(),  # into quarantine

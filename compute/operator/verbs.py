@@ -9,7 +9,7 @@ from typing import Any
 from compute.errors import MagnetarError, Refused
 from compute.operator.doctor import examine
 from compute.operator.explain import explain
-from compute.recovery.invariants import Finding, check, check_nics
+from compute.recovery.invariants import Finding, check, check_nics, check_volumes
 from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler
 from db.journal import OperationRow, StepRow, rows
@@ -107,11 +107,14 @@ class OperatorVerbs:
         """Compare journal, hypervisor, disks and control plane; list what is not as it must be."""
         seen = observe(self._world, self._reconciler.context)
         findings = check(seen)
-        try:
-            findings += check_nics(seen, self._world.driver.taps())
-        except MagnetarError as error:
-            findings.append(Finding("observable", "nics", f"NICs cannot be observed: {error}",
-                                    "See 'magnetar doctor'."))
+        for what, look in (
+                ("NICs", lambda: check_nics(seen, self._world.driver.taps())),
+                ("Volumes", lambda: check_volumes(seen, self._world.driver.volumes))):
+            try:
+                findings += look()
+            except MagnetarError as error:
+                findings.append(Finding("observable", what.lower(), f"{what} cannot be observed: "
+                                        f"{error}", "See 'magnetar doctor'."))
         return {
             "clean": not findings, "time": utc(seen.time), "guests": len(seen.guests),
             "foreign_domains": [{"uuid": s.uuid, "name": s.name} for s in seen.foreign],
@@ -121,6 +124,16 @@ class OperatorVerbs:
     def doctor(self) -> dict[str, Any]:
         """Examine this host and agent: each check with its result and what to do."""
         return examine(self._checks)
+
+    def usage(self) -> list[dict[str, Any]]:
+        """What each running guest of this host uses: CPU time in nanoseconds, memory in KiB, bytes
+        of disks and NICs."""
+        return [{"id": uuid, **vars(use)}
+                for uuid, use in sorted(self._world.driver.usage().items())]
+
+    def image_fetches(self) -> dict[str, list[int]]:
+        """Bytes that are here, and of how many, of each image that is being cached beforehand."""
+        return {image: list(progress) for image, progress in self._world.fetches.items()}
 
     def create_network(self, network: dict[str, Any]) -> None:
         """Make a network of the embedded control plane on this host, or check its bridge."""

@@ -6,14 +6,16 @@ ours without an owner. P1: every operation ends or names a command. Claims = obs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compute.model import states, wire
 from compute.model.numa import Placement, format_set
+from compute.model.volume import Volume
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
 from compute.rpc.primitives import data
+from compute.steps.attached import KIND
 from compute.steps.resize import holds_way_back
 from db.journal import rows
 
@@ -70,6 +72,28 @@ def check_nics(seen: Observation, taps: Mapping[str, frozenset[str]]) -> list[Fi
                                  "its own: somebody attached it behind our back, or it did not "
                                  "let it go.", f"virsh domiflist {facts.uuid}; a hard reboot "
                                  "takes it away"))
+    return found
+
+
+def check_volumes(seen: Observation, look: Callable[[str], tuple[frozenset[str],
+                                                                   frozenset[str] | None]],
+                  ) -> list[Finding]:
+    """Whether the guests have the volumes that the journal says are connected for them.
+
+    :param look: :meth:`virt.driver.Driver.volumes`.
+    """
+    found = []
+    for facts in seen.guests.values():
+        wanted = {volume.shown: volume.id for claim in facts.claims if claim.kind == KIND
+                  for volume in [Volume.from_plain(one["volume"])
+                                 for one in claim.data["volumes"]]}
+        if facts.domain.value is None or facts.operation is not None or not wanted:
+            continue
+        stored, live = look(facts.uuid)
+        for serial in sorted(set(wanted) - (stored if live is None else stored & live)):
+            found.append(Finding(
+                "volumes", facts.uuid, f"Volume {wanted[serial]} is connected for it, and it has "
+                "no such disk.", f"magnetar server reboot --hard {facts.uuid}"))
     return found
 
 

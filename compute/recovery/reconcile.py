@@ -17,11 +17,14 @@ from typing import Any
 from compute.engine.world import Context
 from compute.errors import MagnetarError, Refused
 from compute.manager import Manager
-from compute.model import states, wire
+from compute.model import mappings, states, wire
+from compute.model.volume import Attached
 from compute.recovery import decide
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.observe import GuestFacts, Observation, observe
 from compute.resources.tracker import MOVE
+from compute.rpc.primitives import data
+from compute.steps.attached import KIND
 from db.journal import rows
 
 LOG = logging.getLogger(__name__)
@@ -236,6 +239,10 @@ def _stand_in(facts: GuestFacts) -> dict[str, Any]:
             "uuid": facts.uuid, "display_name": state.name if state else facts.uuid}}
 
 
+ADMIN = {"is_admin": True, "roles": ["admin"], "user_id": None, "project_id": None,
+         "request_id": None, "read_deleted": "no"}
+
+
 def restore_claims(world: Any, seen: Observation) -> None:
     """Claim again what guests of ours hold when the journal has no claim for them (it was lost, or
     the guest came from another agent)."""
@@ -246,7 +253,7 @@ def restore_claims(world: Any, seen: Observation) -> None:
         kinds = {claim.kind for claim in facts.claims}
         try:
             held = _held(world, facts)
-        except Refused as error:
+        except MagnetarError as error:
             LOG.warning("Guest %s cannot be claimed again: %s", facts.uuid, error)
             continue
         for kind, content in held.items():
@@ -262,6 +269,11 @@ def _held(world: Any, facts: GuestFacts) -> dict[str, Mapping[str, Any]]:
                                           facts.fields.get("numa_topology")),
         "disks": {},
         "domain": {"generation": domain.generation, "name": domain.name}}
+    if not any(claim.kind == "domain" for claim in facts.claims):
+        volumes = [mappings.volume(data(prim)) for prim in mappings.of_volumes(
+            world.conductor.bdms(ADMIN, facts.uuid)) if data(prim).get("connection_info")]
+        if volumes:
+            held[KIND] = {"volumes": [Attached(one).to_plain() for one in volumes]}
     ports = wire.nics(facts.fields)
     if ports:
         held["ports"] = {"nics": [asdict(nic) for nic in ports]}

@@ -18,6 +18,7 @@ from compute.manager import Manager
 from compute.model import states
 from compute.recovery.observe import GuestFacts, Observation
 from compute.steps.inside import FROZEN
+from compute.steps.volumes import RESERVED
 from db.journal import Claim
 
 LOG = logging.getLogger(__name__)
@@ -55,6 +56,14 @@ class Timers:
         for claim in facts.claims:
             if claim.kind == FROZEN and (self._off(facts) or self._frozen_long(claim)):
                 yield "unquiesce", "Its file systems may stand still, and nobody let them go on."
+            if self._forgotten(claim):
+                yield "detach_volume", f"Volume {claim.data['volume']} was to be attached, and " \
+                    "nobody came back for it."
+
+    def _forgotten(self, claim: Claim) -> bool:
+        """Whether a volume was given a name, and its attach never came."""
+        return claim.kind == RESERVED and self.world.clock.now() - claim.created >= \
+            self.world.conf.timeouts.reserved_volume
 
     def _lasted(self, text: Any, limit: float) -> bool:
         """Whether so many seconds passed since a datetime field; False when it does not say."""
@@ -79,6 +88,9 @@ class Timers:
     def _begin(self, facts: GuestFacts, verb: str, why: str) -> None:
         LOG.warning("Guest %s: %s", facts.uuid, why)
         args = {"instance": facts.record.value}
+        if verb == "detach_volume":
+            args["volume_id"] = next(claim.data["volume"] for claim in facts.claims
+                                     if self._forgotten(claim))
         try:
             if verb == "shelve_offload":  # as the API would; killed in between, the task is adopted
                 args = {"clean_shutdown": True, "instance": self.world.conductor.save(

@@ -25,6 +25,12 @@ HERE, MOVE = "resources", "resources-move"
 UNITS = {"vcpus": "vCPUs", "pcpus": "dedicated CPUs", "memory_mb": "MiB of memory",
          "disk_gb": "GiB of disk"}
 
+# Codes with which builds fail that would fail on any host, or that nobody wants any more.
+NOT_ITS_FAULT = frozenset({
+    "image_unacceptable", "image_not_found", "flavor_unacceptable", "flavor_disk_too_small",
+    "flavor_memory_too_small", "invalid_user_data", "invalid_files", "bad_request", "deadline",
+    "aborted", "stale", "deleting", "guest_not_found"})
+
 
 class Tracker:
     """Inventory and claims of one host.
@@ -155,7 +161,8 @@ class Tracker:
                 make("HVSpec", {"arch": arch, "hv_type": hv, "vm_mode": mode})
                 for arch, hv, mode in facts.supported],
             "metrics": "[]",
-            "stats": {"failed_builds": "0", "num_instances": str(guests), **self._told(facts)},
+            "stats": {"failed_builds": str(self.journal.failed_since_done("spawn", NOT_ITS_FAULT)),
+                      "num_instances": str(guests), **self._told(facts)},
         }
 
     @staticmethod

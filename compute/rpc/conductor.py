@@ -170,9 +170,23 @@ class ConductorClient:
         return objects(self.class_action(
             context, "BlockDeviceMappingList", "get_by_instance_uuid", uuid))
 
+    def create_bdm(self, context: Context, fields: Mapping[str, Any]) -> Primitive:
+        """Make a block device mapping; returns it as it was stored."""
+        prim = make("BlockDeviceMapping", fields)
+        updates, _ = self.object_action(context, prim, "create")
+        return clean(prim, updates)
+
     def save_bdm(self, context: Context, prim: Primitive, changes: Mapping[str, Any]) -> None:
         """Save fields of a block device mapping."""
         self.save(context, prim, changes)
+
+    def destroy_bdm(self, context: Context, prim: Primitive) -> None:
+        """Remove a block device mapping; quiet if it is gone."""
+        try:
+            self.object_action(context, clean(prim), "destroy")
+        except Refused as error:
+            if error.code != "mapping_not_found":
+                raise
 
     # -- what tenants see of an operation -----------------------------------------------------
     def event_start(self, context: Context, uuid: str, event: str) -> None:

@@ -33,7 +33,11 @@ TYPES: dict[str, tuple[type, ...]] = {
     "disk_info": (str,), "rescue_password": (str, NoneType),
     "rescue_image_ref": (str, NoneType), "new_pass": (str, NoneType),
     "mapping": (dict, list, NoneType), "image_ref": (str, NoneType), "recreate": (bool,),
-    "image_id": (str,), "backup_type": (str,), "rotation": (int,),
+    "image_id": (str,), "image_ids": (list,), "backup_type": (str,), "rotation": (int,),
+    "bdm": (dict,), "volume_id": (str,), "attachment_id": (str, NoneType),
+    "device": (str, NoneType), "disk_bus": (str, NoneType), "device_type": (str, NoneType),
+    "multiattach": (bool, NoneType), "old_volume_id": (str,), "new_volume_id": (str,),
+    "new_attachment_id": (str, NoneType), "delete_attachment": (bool, NoneType),
 }
 
 

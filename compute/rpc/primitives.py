@@ -33,6 +33,7 @@ VERSIONS = {
     "ConsoleAuthToken": "1.3",
     "Diagnostics": "1.0",
     "DiskDiagnostics": "1.0",
+    "DiskMetadata": "1.0",
     "EC2Ids": "1.0",
     "Flavor": "1.2",
     "HVSpec": "1.2",

@@ -16,6 +16,7 @@ import oslo_messaging as messaging
 from compute.errors import MagnetarError, Refused
 from compute.manager import Manager
 from compute.model import wire
+from compute.rpc.caching import CacheHandlers
 from compute.rpc.consoles import ConsoleHandlers
 from compute.rpc.contract import METHODS, VERSION, Method
 from compute.rpc.exceptions import to_nova
@@ -23,6 +24,7 @@ from compute.rpc.guests import GuestHandlers
 from compute.rpc.interfaces import InterfaceHandlers
 from compute.rpc.moves import MoveHandlers
 from compute.rpc.primitives import data, objects
+from compute.rpc.volumes import VolumeHandlers
 from db.journal import OperationRow
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ def as_dict(context: Any) -> dict[str, Any]:
     return dict(context.to_dict() if hasattr(context, "to_dict") else context or {})
 
 
-class Handlers(GuestHandlers, InterfaceHandlers, ConsoleHandlers, MoveHandlers):
+class Handlers(GuestHandlers, InterfaceHandlers, VolumeHandlers, ConsoleHandlers, CacheHandlers,
+               MoveHandlers):
     """What the agent does for each method that it can carry out: ``method(context, args)``."""
 
     def __init__(self, manager: Manager):
@@ -112,8 +115,8 @@ class Handlers(GuestHandlers, InterfaceHandlers, ConsoleHandlers, MoveHandlers):
         return "".join(text.splitlines(keepends=True)[-int(lines):]) if int(lines) else ""
 
     def external_instance_event(self, context, args) -> None:
-        """Wake what waits for an event; events are no facts. A port that is gone is no event of
-        the hypervisor, but a wish: its NIC leaves the guest."""
+        """Wake what waits for an event; events are no facts. A port that is gone, and a volume that
+        grew, are no events of the hypervisor, but wishes: the guest follows."""
         instances = {str(data(one).get("uuid")): one for one in args["instances"]}
         for event in objects({"nova_object.data": {"objects": args["events"]}}):
             fields = data(event)
@@ -122,6 +125,7 @@ class Handlers(GuestHandlers, InterfaceHandlers, ConsoleHandlers, MoveHandlers):
             if fields.get("instance_uuid"):
                 self.manager.wake(fields["instance_uuid"])
                 self.port_deleted(context, fields, instances)
+                self.volume_extended(context, fields, instances)
 
     def set_host_enabled(self, context, args) -> str:
         """Remember whether the host takes new guests; the scheduler reads the Service record."""

@@ -31,16 +31,17 @@ class Admission(Step):
         try:
             run.instance = run.world.conductor.instance(run.context, run.row.guest)
         except Refused as error:
-            if error.code == "guest_not_found" and self.if_gone:
+            if error.code != "guest_not_found":
+                raise
+            if self.if_gone:
                 run.instance = run.request["args"]["instance"]
                 return {"gone": True}
-            raise
+            raise _deleted(run.row.guest) from error
         fresh = data(run.instance)
         if fresh.get("deleted"):
             if self.if_gone:
                 return {"gone": True}
-            raise Refused(f"Guest {run.row.guest} is deleted.", now="Nothing was done.",
-                          code="guest_not_found")
+            raise _deleted(run.row.guest)
         if fresh.get("task_state") != sent.get("task_state"):
             raise Refused(
                 f"The request to {run.row.verb} guest {run.row.guest} is stale: it was sent while "
@@ -53,6 +54,12 @@ class Admission(Step):
                 now="Nothing was done.", next="Ask again; the control plane knows the host.",
                 code="stale")
         return {"gone": False, "vm_state": fresh.get("vm_state")}
+
+
+def _deleted(guest: str) -> Refused:
+    return Refused(f"Guest {guest} is deleted, or was never there, as the control plane says.",
+                   now="Nothing was done.", code="guest_not_found",
+                   next=f"What is left of it on this host: 'magnetar explain {guest}'.")
 
 
 def gone(run: Run) -> bool:

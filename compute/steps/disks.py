@@ -10,6 +10,7 @@ from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Guest
+from compute.steps.attached import boots_from_volume, claimed
 from compute.steps.claim import placement_of
 from compute.steps.ports import nics_of
 
@@ -24,10 +25,16 @@ class Image(Step):
 
     def do(self, run: Run) -> dict[str, Any] | None:
         image = run.guest.image
+        if boots_from_volume(run):
+            return None
         if image is None:
-            raise Failed(f"Guest {run.row.guest} has no image, and booting from a volume is not "
-                         "possible yet.", next="Create it from an image.",
+            raise Failed(f"Guest {run.row.guest} has no image, and no volume to boot from.",
+                         next="Create it from an image or a volume.",
                          code="image_unacceptable")
+        if image.disk_format == "iso":
+            raise Failed(f"Image {image.id} is an ISO image, from which no disk can be made.",
+                         now="No disk was made.", code="image_unacceptable",
+                         next="Rescue a guest with it, or upload a disk image.")
         driver = run.world.driver
         base = driver.cached_image(image)
         if base is None:
@@ -78,7 +85,7 @@ class DisksPresent(Step):
 
     def do(self, run: Run) -> int:
         found = run.world.driver.disks(run.row.guest)
-        if not any(disk.role == "root" for disk in found):
+        if not any(disk.role == "root" for disk in found) and not boots_from_volume(run):
             raise Failed(f"Guest {run.row.guest} has no root disk on this host.",
                          now="Nothing was changed.",
                          next=f"See 'magnetar explain {run.row.guest}' for where they may be.",
@@ -106,5 +113,7 @@ def remove_disks(run: Run) -> None:
 
 
 def with_nics(run: Run) -> Guest:
-    """The guest with the NICs that this operation allocated, and its place on this host."""
-    return replace(run.guest, nics=nics_of(run), placement=placement_of(run, run.guest))
+    """The guest with the NICs that this operation allocated, its volumes, and its place on this
+    host."""
+    return replace(run.guest, nics=nics_of(run), placement=placement_of(run, run.guest),
+                   volumes=tuple(one for one in claimed(run) if one.source))

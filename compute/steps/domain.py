@@ -12,7 +12,9 @@ from compute.errors import Failed, NeedsOperator
 from compute.model import states
 from compute.model.guest import Disk
 from compute.model.wire import NO_FLAVOR
+from compute.steps.attached import reconnected
 from compute.steps.disks import with_nics
+from compute.steps.serial import PORT, serial_port
 
 OFF = (states.SHUTDOWN, states.CRASHED, states.NOSTATE)
 ASK_AGAIN_SECONDS = 10.0  # a guest that was still booting did not hear the first request
@@ -42,12 +44,13 @@ class Domain(Step):
                                            "name": run.guest.name})]
 
     def do(self, run: Run) -> dict[str, str]:
-        guest = with_nics(run)
+        guest = replace(with_nics(run), volumes=reconnected(run))
         if guest.flavor is NO_FLAVOR:
             raise Failed(f"The control plane gave no flavor for guest {run.row.guest}.",
                          now="Its definition was not changed.", code="bad_request")
         if guest.placement is None:  # of a guest that was here before places were claimed
             guest = replace(guest, placement=run.world.inventory.place(guest, run.row.id))
+        guest = replace(guest, serial_port=serial_port(run))
         return dict(run.world.driver.define(
             guest, self.disks(run), guest.nics, generation=generation(run), operation=run.row.id))
 
@@ -75,6 +78,7 @@ def remove_domain(run: Run) -> None:
     if found is not None:
         own(run, found)
         run.world.driver.undefine(run.row.guest)
+    run.world.journal.release(guest=run.row.guest, kind=PORT)
     run.world.journal.release(guest=run.row.guest, kind="domain")
 
 

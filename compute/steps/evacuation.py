@@ -18,6 +18,7 @@ from compute.model.guest import CachedImage, GuestState
 from compute.resources.tracker import MOVE
 from compute.rpc.primitives import data
 from compute.steps import stays
+from compute.steps.attached import boots_from_volume, with_volumes
 from compute.steps.claim import need, room_of, told_place
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, Domain, PowerOn, force_off
@@ -150,7 +151,8 @@ class EvacuatedDisks(Step):
 
     def do(self, run: Run) -> int:
         driver, uuid = run.world.driver, run.row.guest
-        complete = any(disk.role == "root" for disk in driver.disks(uuid))
+        complete = any(disk.role == "root" for disk in driver.disks(uuid)) or (
+            boots_from_volume(run) and uuid in driver.guest_dirs())
         aside = driver.aside_disks(uuid)
         if aside and not complete:
             driver.bring_back_disks(uuid)
@@ -159,7 +161,7 @@ class EvacuatedDisks(Step):
         base = Image().do(run)
         secrets = run.world.secrets.load(run.row.id, "guest")
         return len(run.world.driver.create_disks(
-            run.guest, CachedImage(**base) if base else None, secrets))
+            with_volumes(run), CachedImage(**base) if base else None, secrets))
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         if kept.get("shared"):

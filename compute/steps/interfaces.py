@@ -16,6 +16,7 @@ from compute.errors import Failed, Refused, Turned
 from compute.model import devices, wire
 from compute.model.guest import NetworkRequest, Nic
 from compute.rpc.primitives import data as fields_of
+from compute.steps import attached
 from compute.steps.domain import own
 from compute.steps.ports import claimed_nics
 from compute.steps.record import changed_cache, reread
@@ -37,7 +38,7 @@ def nic_of(run: Run, step: str) -> Nic:
 
 def others(run: Run, port: str) -> list[Nic]:
     """The guest's NICs without that of one port, as the journal has them, else the record."""
-    return [nic for nic in claimed_nics(run) or run.guest.nics if nic.id != port]
+    return [nic for nic in claimed_nics(run) or run.guest.nics if port not in (nic.id, nic.asked)]
 
 
 def claim(run: Run, nics: Iterable[Nic]) -> None:
@@ -177,7 +178,7 @@ class OnePort(Step):
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
         port = port_of(run)
-        mine = [nic for nic in claimed_nics(run) if nic.id == port]
+        mine = [nic for nic in claimed_nics(run) if port in (nic.id, nic.asked)]
         for nic in mine:
             give_back(run, nic)
         if not mine:  # its answer was lost
@@ -233,8 +234,10 @@ class Shown(Step):
         if cache:
             changes["info_cache"] = changed_cache(cache, wire.network_info(nics))
         if any(nic.tag for nic in (*nics, *run.guest.nics)):
+            before = fields_of(run.instance).get("device_metadata")
+            volumes = [one.volume for one in attached.claimed(run)]
             changes["device_metadata"] = devices.metadata(
-                fields_of(run.instance).get("device_metadata"), nics)
+                devices.of_volumes(before, volumes) if volumes else before, nics)
         try:
             if changes:
                 run.save(changes)

@@ -28,11 +28,13 @@ from compute.migration.truth import HERE, Act, End, end_of
 from compute.model import states
 from compute.model.guest import CachedImage, GuestState
 from compute.rpc.primitives import clean, data
+from compute.steps.attached import with_volumes
 from compute.steps.claim import need, placement_of, room_of, told_place
 from compute.steps.disks import Image, remove_disks
 from compute.steps.domain import GENERATION, remove_domain
 from compute.steps.ports import nics_of
 from compute.steps.record import FOR_EVER, publish, reread
+from compute.steps.serial import PORT, serial_port
 
 LOST_SECONDS = 20.0  # in post-copy, after the source's QEMU has ended, until memory counts as lost
 STILL_SECONDS = 30.0  # how long a guest that is not sent any more may stay half received
@@ -149,11 +151,13 @@ class DisksHere(Step):
         base = None
         if any(disk.get("backing_image") for disk in outgoing["disks"]) and not self.shared(run):
             base = CachedImage(**(Image().do(run) or {}))
-        guest = replace(run.guest, placement=placement_of(run, run.guest))
+        guest = replace(with_volumes(run), placement=placement_of(run, run.guest),
+                        serial_port=serial_port(run))
         return dict(run.world.driver.prepare_incoming(guest, outgoing, base))
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         must_be_absent(run)
+        run.world.journal.release(guest=run.row.guest, kind=PORT)
         if kept.get("shared"):  # they are the source's
             run.world.journal.release(guest=run.row.guest, kind="disks")
         else:

@@ -22,6 +22,7 @@ from compute.model.guest import Guest
 from compute.model.move import PRECOPY, Check, JobSample, MovePlan
 from compute.model.wire import NO_FLAVOR
 from compute.rpc.primitives import data, make, own
+from compute.steps.attached import claimed
 from compute.steps.domain import generation, power
 from compute.steps.live_held import fresh, held, hold, let_go
 from compute.steps.migration_record import mark, migration_of
@@ -94,6 +95,7 @@ class Destination(Step):
         host = destination_of(run)
         told = {"outgoing": dict(run.world.driver.outgoing(run.row.guest)),
                 "migration": migration_of(run)["uuid"],
+                "volumes": [one.to_plain() for one in claimed(run)],
                 "block_migration": run.request["args"].get("block_migration"),
                 "generation": generation(run) + 1}
         try:

@@ -7,6 +7,7 @@ be taken back, and a guest is never without disks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from compute.engine.run import Run
@@ -17,6 +18,7 @@ from compute.model.guest import CachedImage, Guest
 from compute.rpc.primitives import data as fields_of
 from compute.rpc.primitives import patch
 from compute.steps.admission import Admission
+from compute.steps.attached import boots_from_volume, reconnected
 from compute.steps.disks import Image
 from compute.steps.domain import (
     OFF,
@@ -44,6 +46,12 @@ class Wanted(Admission):
             raise Refused(f"The ephemeral disk of guest {run.row.guest} cannot be kept in a "
                           "rebuild (NotImplementedError).", now="The guest was not touched.",
                           next="Ask without preserve_ephemeral, or copy its contents first.",
+                          code="not_implemented")
+        if boots_from_volume(run):
+            raise Refused(f"Guest {run.row.guest} boots from a volume, whose contents a rebuild "
+                          "would not change (NotImplementedError).",
+                          now="The guest was not touched.",
+                          next="Make a new volume from the image, and a new guest on it.",
                           code="not_implemented")
         return found
 
@@ -98,7 +106,7 @@ class FormerAside(Step):
         if data.get("disks"):
             driver.bring_back_disks(uuid)
         if data.get("domain"):
-            guest = former(run)
+            guest = replace(former(run), volumes=reconnected(run))
             driver.define(guest, driver.disks(uuid), guest.nics, generation=generation(run),
                           operation=run.row.id)
         else:

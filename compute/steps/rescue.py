@@ -12,10 +12,11 @@ from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Step
-from compute.errors import Failed
+from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Image
 from compute.rpc.primitives import data as fields_of
+from compute.steps.attached import boots_from_volume
 from compute.steps.disks import Progress, with_nics
 from compute.steps.domain import (
     OFF,
@@ -33,8 +34,8 @@ from compute.steps.sleep import AWAKE
 
 # -- the rescue system's image and disks ----------------------------------------------------------
 class RescueImage(Step):
-    """Bring the image of the rescue system into the cache: the one that was asked for, else the
-    one that the guest was made from."""
+    """Bring the image of the rescue system into the cache: the one that was asked for, else
+    [libvirt] rescue_image_id, else the one that the guest was made from."""
 
     name = "image"
 
@@ -43,6 +44,11 @@ class RescueImage(Step):
             raise Failed(f"The message with the request to rescue guest {run.row.guest} was lost, "
                          "and with it the image and the password.", now="Nothing was changed.",
                          next="Ask again.", code="request_lost")
+        if boots_from_volume(run):
+            raise Refused(f"Guest {run.row.guest} boots from a volume, and has no disk of its own "
+                          "to be mended.", now="Nothing was changed.",
+                          next="Detach the volume from a guest that is deleted, and attach it to "
+                               "another one.", code="image_unacceptable")
         image = run.world.images.show(wanted(run))
         return {"image": asdict(image), "base": asdict(cached(run, image))}
 
@@ -51,7 +57,8 @@ def wanted(run: Run) -> str:
     """The id of the image to rescue with. Raises Failed(code='image_unacceptable')."""
     fields = fields_of(run.instance)
     recorded = (fields.get("system_metadata") or {}).get("image_base_image_ref")
-    found = run.request["args"].get("rescue_image_ref") or recorded or fields.get("image_ref")
+    found = run.request["args"].get("rescue_image_ref") or \
+        run.world.conf.libvirt.rescue_image_id or recorded or fields.get("image_ref")
     if not found:
         raise Failed(f"Guest {run.row.guest} was not made from an image, and none was given to "
                      "rescue it with.", now="Nothing was changed.", next="Give an image.",

@@ -31,6 +31,7 @@ from compute.steps.domain import (
     power,
     remove_domain,
 )
+from compute.steps.guest_volumes import park, settle
 from compute.steps.migration_record import FOR_EVER, Moving, mark, migration_of, stale
 from compute.steps.move_context import context_of
 from compute.steps.record import publish
@@ -255,7 +256,7 @@ class Off(PowerOff):
 
 class Aside(Step):
     """aside: the disks are renamed; from ``<uuid>_resize`` the other side takes them, and it stays
-    as the way back."""
+    as the way back. The volumes are not connected here any more, and reserved for the guest."""
 
     name = "aside"
 
@@ -267,9 +268,13 @@ class Aside(Step):
             run.world.driver.discard_saved(run.row.guest)  # of a guest stopped while suspended
             run.world.driver.set_aside_disks(run.row.guest)
             run.world.journal.release(guest=run.row.guest, kind="disks")
+            if not same_host(run):
+                park(run)
 
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         if not live(run):
+            if not same_host(run):
+                settle(run)
             run.world.journal.claim("disks", run.row.guest, run.row.guest, run.row.id, {})
             run.world.driver.bring_back_disks(run.row.guest)
             run.world.journal.release(guest=run.row.guest, kind=ASIDE)

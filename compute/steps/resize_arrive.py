@@ -19,6 +19,7 @@ from compute.rpc.primitives import data
 from compute.steps.claim import room_of, told_place
 from compute.steps.disks import remove_disks, with_nics
 from compute.steps.domain import GENERATION, Domain, PowerOn, generation, power, remove_domain
+from compute.steps.guest_volumes import park, settle
 from compute.steps.handover import hand_over, seen
 from compute.steps.migration_record import FOR_EVER, mark, migration_of
 from compute.steps.record import changed_cache, publish, utc
@@ -77,7 +78,7 @@ class Sized(Step):
 
 
 class Bound(Step):
-    """ports: the guest's ports are on this host, and so are their networks."""
+    """ports: the guest's ports are on this host, and so are their networks, and its volumes."""
 
     name = "ports"
 
@@ -94,6 +95,8 @@ class Bound(Step):
         for nic in nics:
             world.driver.plug(run.guest, nic)
             self._reserve(run, nic)
+        if not same_host(run) or run.row.verb == "resize_back":
+            settle(run)
         return plain
 
     def _reserve(self, run: Run, nic: Nic) -> None:
@@ -104,6 +107,7 @@ class Bound(Step):
     def undo(self, run: Run, kept: Mapping[str, Any]) -> None:
         if not same_host(run):
             unplug(run)
+            park(run)
 
 
 class Base(Step):

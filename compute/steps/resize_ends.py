@@ -28,6 +28,7 @@ from compute.steps.domain import (
     power,
     remove_domain,
 )
+from compute.steps.guest_volumes import park
 from compute.steps.migration_record import FOR_EVER, Moving, mark, migration_of, stale
 from compute.steps.record import publish
 from compute.steps.resize import (
@@ -220,6 +221,7 @@ class NewGone(Step):
         if not same_host(run):
             remove_domain(run)
             unplug(run)
+            park(run)
             remove_disks(run)
             run.world.journal.release(guest=run.row.guest)
         elif not keeps_disks(run) and run.world.driver.aside_disks(run.row.guest):

@@ -17,10 +17,12 @@ from compute.model import states
 from compute.rpc.primitives import data as fields_of
 from compute.steps import stays
 from compute.steps.admission import Admission
+from compute.steps.attached import boots_from_volume
 from compute.steps.claim import need, room_of, told_place
 from compute.steps.disks import Disks, remove_disks
 from compute.steps.domain import GENERATION, power, remove_domain
 from compute.steps.evacuation import recorded_generation
+from compute.steps.guest_volumes import park
 from compute.steps.record import FOR_EVER, Record, publish, reread, utc
 from compute.steps.resize import unplug
 from compute.steps.snapshot import ACTIVE
@@ -49,6 +51,10 @@ class Shelvable(Admission):
     def do(self, run: Run) -> Any:
         found = super().do(run)
         stays.refuse(run.guest, "be shelved")
+        if boots_from_volume(run):
+            raise Refused(f"Guest {run.row.guest} boots from a volume, and there is no disk of "
+                          "which an image could be kept.", now="The guest was not touched.",
+                          next="Stop it instead.", code="root_volume")
         return found
 
 
@@ -106,13 +112,15 @@ class OffloadedDomain(Step):
 
 
 class OffloadedPorts(Step):
-    """ports: nothing of its NICs is on this host; its addresses stay its own."""
+    """ports: nothing of its NICs and volumes is on this host; addresses and volumes stay its own.
+    """
 
     name = "ports"
 
     def do(self, run: Run) -> None:
         if offloads(run):
             unplug(run)
+            park(run)
 
 
 class OffloadedDisks(Step):

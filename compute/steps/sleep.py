@@ -16,6 +16,7 @@ from compute.errors import Failed, MagnetarError, NeedsOperator, Refused, Retrya
 from compute.model import states
 from compute.model.guest import GuestState
 from compute.rpc.primitives import data as fields_of
+from compute.steps.attached import reconnected
 from compute.steps.domain import OFF, START_SECONDS, own, power
 from compute.steps.record import Record, Restore, publish
 
@@ -269,6 +270,7 @@ class Wake(Step):
             raise Failed(f"The saved memory of guest {run.row.guest} is not on this host.",
                          now="It was not started; its disks are as they were.",
                          next="A hard reboot boots it from its disks.", code="memory_missing")
+        reconnected(run)  # the host may have been started anew
         wake(run, self.wanted(run))
 
     def settle(self, run: Run) -> None:

@@ -8,18 +8,21 @@ that there is never more than one and it goes away with the guest.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from compute.engine.run import Run
 from compute.engine.step import Probe, Step
-from compute.errors import Failed, Refused, Retryable
+from compute.errors import Failed, MagnetarError, Refused, Retryable
 from compute.model import states
-from compute.model.guest import Image
+from compute.model.guest import Disk, Image
 from compute.steps.disks import Progress
+from compute.steps.inside import FROZEN, let_go, need_running
 from compute.steps.record import FOR_EVER, Record, publish
 from compute.steps.sleep import is_awake
 
+LOG = logging.getLogger(__name__)
 SNAPSHOT: list[str | None] = [states.IMAGE_SNAPSHOT_PENDING, states.IMAGE_SNAPSHOT,
                               states.IMAGE_PENDING_UPLOAD, states.IMAGE_UPLOADING]
 BACKUP: list[str | None] = [states.IMAGE_BACKUP, *SNAPSHOT[2:]]
@@ -60,6 +63,19 @@ class Reserved(Step):
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
         image = data.get("image")
+        if image and run.world.images.status(run.context, image) == QUEUED:
+            run.world.images.remove(run.context, image)
+
+
+class Unfilled(Step):
+    """unfilled: an image that this operation never came to, because it was told to stop before its
+    first step, is not left waiting for it."""
+
+    name = "unfilled"
+    attempts = FOR_EVER
+
+    def do(self, run: Run) -> None:
+        image = run.request["args"].get("image_id")
         if image and run.world.images.status(run.context, image) == QUEUED:
             run.world.images.remove(run.context, image)
 
@@ -108,10 +124,68 @@ class Copy(Step):
         if not is_awake(run):
             raise Retryable(f"Guest {guest} went off while its disk was copied.",
                             next="It is copied as it is now.", code="copy_lost")
+        stand_still(run)
         driver.finish_copy(guest)
+        go_on(run)
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        go_on(run)
         run.world.driver.discard_copy(run.row.guest)
+
+
+def shaped(run: Run) -> Disk | None:
+    """The copy, in the format that images are to have on this host; None: there is none."""
+    options, driver, guest = run.world.conf.libvirt, run.world.driver, run.row.guest
+    copy = driver.copied(guest)
+    if copy is None:
+        return None
+    wanted = options.snapshot_image_format or copy.format
+    compress = options.snapshot_compression and wanted == "qcow2"
+    if wanted != copy.format or compress:
+        run.say(f"the copy becomes {wanted}{' with compression' if compress else ''}")
+        driver.shape_copy(guest, wanted, compress, run.check)
+        copy = driver.copied(guest)
+    return copy
+
+
+def stand_still(run: Run) -> None:
+    """Have the guest's file systems stand still for the moment that the copy is of, if its image
+    says that it has an agent. The claim tells that they do.
+
+    :raises MagnetarError: they cannot, and the image says os_require_quiesce.
+    """
+    guest, journal = run.guest, run.world.journal
+    required = truth(guest.prop("os_require_quiesce"))
+    if not (required or truth(guest.prop("hw_qemu_guest_agent"))) \
+            or journal.claims(kind=FROZEN, guest=guest.uuid):  # somebody had them stand still
+        return
+    journal.claim(FROZEN, guest.uuid, guest.uuid, run.row.id, {})
+    try:
+        need_running(run)
+        run.world.driver.freeze(guest.uuid)
+    except MagnetarError as error:
+        if error.code in ("not_running", "agent_missing"):
+            journal.release(guest=guest.uuid, kind=FROZEN)
+        go_on(run)
+        if required:
+            raise
+        run.say(f"the file systems are copied as they are: {error.what}")
+
+
+def go_on(run: Run) -> None:
+    """Let file systems go on that this operation had stand still. An agent that does not answer now
+    is asked again later, as long as the claim is there."""
+    claims = run.world.journal.claims(kind=FROZEN, guest=run.row.guest)
+    if any(claim.operation == run.row.id for claim in claims):
+        try:
+            let_go(run)
+        except MagnetarError as error:
+            LOG.warning("The file systems of guest %s may stand still: %s", run.row.guest, error)
+
+
+def truth(text: str | None) -> bool:
+    """Whether an image's property says yes."""
+    return str(text).lower() in ("yes", "true", "1", "on")
 
 
 class Upload(Step):
@@ -129,9 +203,10 @@ class Upload(Step):
         return Probe.YES if status == ACTIVE else Probe.NO
 
     def do(self, run: Run) -> None:
+        go_on(run)  # of an agent that was killed meanwhile
         run.check()
         publish(run, {"task_state": self.during}, self.tasks)
-        copy = run.world.driver.copied(run.row.guest)
+        copy = shaped(run)
         if copy is None:
             raise Failed(f"The copy of the disk of guest {run.row.guest} is not there any more.",
                          next="Ask for it again.", code="copy_lost")

@@ -21,13 +21,17 @@ PIECE = 4096
 
 
 class UrlShow(ShowOne):
-    """Show the address at which a server's screen can be opened"""
+    """Show the address at which a server's screen or serial console can be opened"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """A server, and a kind of console."""
         parser = super().get_parser(prog_name)
-        parser.add_argument("--novnc", dest="kind", action="store_const", const="novnc",
-                            default="novnc", help="Over VNC, in a browser (default).")
+        parser.set_defaults(kind="novnc")
+        for option, kind, told in (
+                ("--novnc", "novnc", "Its screen over VNC, in a browser (default)."),
+                ("--spice", "spice-html5", "Its screen over SPICE, in a browser."),
+                ("--serial", "serial", "Its serial console, over a websocket.")):
+            parser.add_argument(option, dest="kind", action="store_const", const=kind, help=told)
         parser.add_argument("server", metavar="SERVER", help="Name or ID.")
         return parser
 

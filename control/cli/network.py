@@ -34,6 +34,7 @@ class Create(ShowOne):
             help="Servers reach the outside through NAT; so they do unless --bridge is given.",
         )
         add("--bridge", metavar="BRIDGE", help="Use this bridge, which the hosts have already.")
+        add("--ovs", action="store_true", help="The bridge is one of Open vSwitch.")
         add("--gateway", metavar="IP", help="Gateway; the first address without --bridge.")
         add("--dns", metavar="IP", action="append", help="Name server; may be repeated.")
         add("--mtu", type=int, metavar="BYTES", help="Largest packet.")
@@ -46,6 +47,8 @@ class Create(ShowOne):
                         "--bridge BRIDGE puts them on a bridge that is there.")
         if parsed_args.nat and parsed_args.bridge:
             raise usage("--nat is for networks of their own; a bridge is as its host made it.")
+        if parsed_args.ovs and not parsed_args.bridge:
+            raise usage("--ovs says what kind of bridge it is: --bridge BRIDGE names it.")
         network = self.client.call(
             "network.create",
             name=parsed_args.name,
@@ -55,6 +58,7 @@ class Create(ShowOne):
             gateway=parsed_args.gateway,
             dns=parsed_args.dns,
             mtu=parsed_args.mtu,
+            **({"ovs": True} if parsed_args.ovs else {}),
         )
         return shown(network)
 

@@ -7,6 +7,7 @@ import base64
 from typing import Any
 
 from compute.errors import MagnetarError
+from control.cli.attaching import add_devices, check_boot
 from control.cli.base import (
     Command,
     Lister,
@@ -76,7 +77,8 @@ class Create(ShowOne):
         parser = super().get_parser(prog_name)
         add = parser.add_argument
         add("name", metavar="NAME")
-        add("--image", required=True, metavar="IMAGE", help="Boot from this image (name or ID).")
+        add("--image", metavar="IMAGE", help="Boot from this image (name or ID).")
+        add_devices(parser)
         add("--flavor", required=True, metavar="FLAVOR", help="Size of the server (name or ID).")
         add(
             "--network",
@@ -103,11 +105,15 @@ class Create(ShowOne):
             raise usage("--nic none and --network exclude each other.")
         if parsed_args.public_key and parsed_args.key_name:
             raise usage("--key-name and --public-key exclude each other.")
+        check_boot(parsed_args)
         public_key, user_data = parsed_args.public_key, parsed_args.user_data
         server = self.client.call(
             "server.create",
             name=parsed_args.name,
             image=parsed_args.image,
+            volume=parsed_args.volume,
+            boot_from_volume=parsed_args.boot_from_volume,
+            block_devices=parsed_args.block_devices or None,
             flavor=parsed_args.flavor,
             networks=[] if parsed_args.nic else parsed_args.network or None,
             key_name=parsed_args.key_name,

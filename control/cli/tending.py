@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from control.cli.base import Command, ShowOne, shown, usage
+from control.cli.base import Command, Lister, ShowOne, shown, table, usage
 from control.cli.server import Verb, add_wait
 from control.cli.wait import wait_for
 
@@ -21,6 +21,35 @@ class DumpCreate(Verb):
         parser.add_argument("server", nargs="+", metavar="SERVER", help="Name or ID.")
         parser.set_defaults(wait=False)
         return parser
+
+
+USAGE = (("Name", "name"), ("Host", "host"), ("CPU Time (s)", "cpu"), ("Memory (MiB)", "memory"),
+         ("Resident (MiB)", "resident"), ("Disk (MiB)", "disk"), ("Read (MiB)", "read"),
+         ("Written (MiB)", "written"), ("Received (MiB)", "received"), ("Sent (MiB)", "sent"))
+
+
+class UsageList(Lister):
+    """List what running servers use"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """All of them, or those of one host."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--host", metavar="HOST", help="Only servers of this host.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        """What was read, written, received and sent counts from a server's start."""
+        return table([in_units(row) for row in self.client.call(
+            "server.usage_list", host=parsed_args.host)], USAGE)
+
+
+def in_units(row: dict[str, Any]) -> dict[str, Any]:
+    """One server's figures in seconds and MiB."""
+    sizes = {"disk": "disk_bytes", "read": "read_bytes", "written": "write_bytes",
+             "received": "rx_bytes", "sent": "tx_bytes"}
+    return {**row, "cpu": round(row["cpu_ns"] / 1e9, 1),
+            **{name: row[name] >> 10 for name in ("memory", "resident")},
+            **{name: round(row[key] / (1 << 20), 1) for name, key in sizes.items()}}
 
 
 class Rescue(Command):

@@ -16,10 +16,12 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from compute.errors import MagnetarError, Refused
+from compute.model import states
 from compute.rpc import primitives
 from compute.rpc.serializer import Context
 from control.common import NOTHING
 from control.moves.base import LIVE, C, M, Mover
+from control.refusals import refusal
 from control.scheduler import Choice
 from db.control import moves, records
 from db.control.types import utcnow
@@ -179,6 +181,17 @@ class Live(Mover):
                 next=f"See 'magnetar server migration list --server {row['uuid']}'.")
         return found[-1]
 
+    @staticmethod
+    def _check_going(move: Row, row: Row, verb: str, vm_states: tuple[str, ...]) -> None:
+        """Only a server that migrates, as its states say, can be helped so; as in Nova."""
+        now = {**row, "vm_state": move["vm_state"], "task_state": move["task_state"]}
+        if now["task_state"] is None:
+            raise Refused(f"Cannot {verb} server {row['display_name']}: it is {now['vm_state']} "
+                          "and not migrating.", now=NOTHING, code="bad_state",
+                          next=f"See 'magnetar explain {row['uuid']}' for what became of it.")
+        if now["task_state"] != states.MIGRATING or now["vm_state"] not in vm_states:
+            raise refusal(now, now, verb, vm_states, (states.MIGRATING,))
+
     def change(self, context: Context, row: Row, migration: int | None,
                asked: Mapping[str, Any]) -> tuple[Row, Row]:
         """Change a live migration while it goes on, by its host, whose journal keeps it; what was
@@ -203,6 +216,8 @@ class Live(Mover):
         """
         with self.store.begin() as connection:
             move = self.current(connection, row, migration)
+            self._check_going(move, row, "abort the migration of",
+                              (move["vm_state"],))
             records.start_action(connection, "live_migration_cancel", row["uuid"],
                                  context.request_id or "", context.user_id, context.project_id)
             instance, _ = self.loaded(connection, context, move)
@@ -231,6 +246,7 @@ class Live(Mover):
         """
         with self.store.begin() as connection:
             move = self.current(connection, row, migration)
+            self._check_going(move, row, "force the migration of", (states.ACTIVE,))
             if move["status"] != "running":
                 raise Refused(
                     f"Migration {move['migration_id']} of server {row['display_name']} cannot be "

@@ -9,6 +9,7 @@ from compute.errors import MagnetarError
 from compute.model.guest import Image
 from compute.rpc.serializer import Context
 from control import building
+from control.boot_devices import Boot
 from control.building import Wish
 from control.moves.base import image_properties
 
@@ -39,5 +40,6 @@ def request_spec(row: Row, image: Image, flavor: Mapping[str, Any], ports: Itera
         networks=tuple({"network_id": port["network_uuid"], "port_id": port["uuid"]}
                        for port in ports),
         group={"uuid": group} if group else None,
+        boot=None if row["image_ref"] else Boot(image, "", ({"destination_type": "volume"},)),
     )
     return building.request_spec(wish, row["uuid"], context)

@@ -9,7 +9,7 @@ from sqlalchemy import or_
 
 from compute.model import states
 from compute.rpc import primitives
-from control import wire
+from control import volume_states, wire
 from control.objects import Call, class_method, method
 from control.wire import failure
 from db.control import catalog, consoles, instances, moves, networks, records, services, tables
@@ -230,10 +230,14 @@ def destroy(call: Call, objinst: Primitive) -> Answer:
     return _saved(objinst, row), None
 
 
-def destroy_rows(call: Call, uuid: str, *where: Any) -> dict[str, Any] | None:
-    """Mark an instance deleted, and free what the control plane keeps for it."""
+def destroy_rows(call: Call, uuid: str, *where: Any,
+                 host_lives: bool = True) -> dict[str, Any] | None:
+    """Mark an instance deleted, and free what the control plane keeps for it; of its volumes what
+    a host that is down may not use any more."""
     row = instances.destroy(call.connection, uuid, *where)
     if row is not None:
+        volume_states.free(call.connection, uuid, records.devices(call.connection, [uuid]),
+                           host_lives)
         records.delete_devices(call.connection, tables.block_device_mapping.c.instance_uuid == uuid)
         records.delete_interfaces(call.connection, uuid)
         networks.delete_ports(call.connection, uuid)

@@ -12,6 +12,7 @@ from control.objects import Call, class_method, method
 from control.wire import failure
 from db.control import instances, records, tables
 
+B = tables.block_device_mapping.c
 Primitive = dict[str, Any]
 Answer = tuple[dict[str, Any], Any]
 
@@ -158,6 +159,31 @@ def device_by_volume(call: Call, volume_id: str, instance_uuid: str, **_how: Any
     return wire.from_row("BlockDeviceMapping", row)
 
 
+@class_method("BlockDeviceMapping.get_by_id")
+def device_by_id(call: Call, id: int) -> Primitive:  # noqa: A002 - Nova's word
+    return _device(records.find_device(call.connection, id=id), id)
+
+
+@class_method("BlockDeviceMapping.get_by_volume")
+def device_of_volume(call: Call, volume_id: str, instance_uuid: str | None = None,
+                     **_how: Any) -> Primitive:
+    """The only one of a volume; of a shared volume that of one instance."""
+    where = [B.volume_id == volume_id]
+    if instance_uuid:
+        where.append(B.instance_uuid == instance_uuid)
+    found = records.query_devices(call.connection, *where)
+    if len(found) > 1:
+        raise failure("BDMNotFound",
+                      f"{len(found)} block device mappings have volume {volume_id}.")
+    return _device(found[0] if found else None, volume_id)
+
+
+def _device(row: dict[str, Any] | None, key: Any) -> Primitive:
+    if row is None:
+        raise failure("BDMNotFound", f"No Block Device Mapping with id {key}.")
+    return wire.from_row("BlockDeviceMapping", row)
+
+
 @method("BlockDeviceMapping.create")
 def create_device(call: Call, objinst: Primitive) -> Answer:
     row = records.create_device(call.connection, wire.changed(objinst))
@@ -190,7 +216,7 @@ def update_or_create_device(call: Call, objinst: Primitive) -> Answer:
 @method("BlockDeviceMapping.destroy")
 def destroy_device(call: Call, objinst: Primitive) -> Answer:
     data = primitives.data(objinst)
-    records.delete_devices(call.connection, tables.block_device_mapping.c.id == data["id"])
+    records.delete_devices(call.connection, B.id == data["id"])
     return {"deleted": True, "obj_what_changed": []}, None
 
 

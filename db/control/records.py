@@ -117,6 +117,13 @@ def find_device(connection: Connection, **values: Any) -> Row | None:
     return fetch_one(connection, statement)
 
 
+def query_devices(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Row]:
+    """Block device mappings in order of id."""
+    c = block_device_mapping.c
+    return fetch(connection, sa.select(block_device_mapping)
+                 .where(c.deleted.is_(False), *where).order_by(c.id))
+
+
 def create_device(connection: Connection, values: Mapping[str, Any]) -> Row:
     """A new block device mapping."""
     return insert(connection, block_device_mapping, {"uuid": str(uuidlib.uuid4()), **values})

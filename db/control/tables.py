@@ -257,3 +257,31 @@ console_auth_tokens = table(
     number("expires", nullable=False, index=True), text("access_url_base"),
     soft_delete=False,
 )
+
+volumes = table(
+    "volumes",
+    uuid("uuid", nullable=False, unique=True), text("name", index=True), text("description"),
+    number("size", nullable=False), text("status", 32, nullable=False), text("format", 16),
+    flag("multiattach"), flag("bootable"), text("source_image", 64), uuid("source_volume"),
+    json("image_metadata"), json("properties"),
+    # of a volume that is elsewhere and was registered by an operator; else it is a file of ours
+    json("connection_info"),
+    sa.Column("message", sa.Text), text("request_id", 64),
+    sa.UniqueConstraint("request_id", "name", name="uniq_volumes_request_name"),
+    soft_delete=False,
+)
+
+volume_attachments = table(
+    "volume_attachments",
+    uuid("uuid", nullable=False, unique=True),
+    sa.Column(
+        "volume_uuid", sa.String(36),
+        sa.ForeignKey("volumes.uuid", name="volume_attachments_volume_uuid_fkey"),
+        nullable=False, index=True,
+    ),
+    uuid("instance_uuid", nullable=False, index=True), text("status", 16, nullable=False),
+    text("host"), text("mountpoint"), json("connector"),
+    # the volume goes when its last attachment does: delete_on_termination of a server that is gone
+    flag("delete_volume"),
+    soft_delete=False,
+)

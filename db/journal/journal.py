@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ OPERATION = sa.select(rows.operations).where(rows.operations.c.id == sa.bindpara
 HOLDER = sa.select(rows.operations).where(rows.operations.c.lock == sa.bindparam("guest"))
 STEPS = sa.select(rows.steps).where(rows.steps.c.operation == sa.bindparam("operation"))
 FACT = sa.select(rows.facts.c.value).where(rows.facts.c.name == sa.bindparam("name"))
+FAILURES = 100  # more of them in a row tell nothing new
 # (kind, key, data) of a thing that a step is about to make
 NewClaim = tuple[str, str, Mapping[str, Any]]
 
@@ -229,6 +231,27 @@ class Journal:
             query = query.where(rows.claims.c.kind == kind)
         with self.engine.begin() as connection:
             connection.execute(query)
+
+    def failed_since_done(self, verb: str, excused: Iterable[str]) -> int:
+        """How many operations of a verb were undone since one of it was done, those that failed
+        with an ``excused`` code not counted."""
+        table, excused = rows.operations, frozenset(excused)
+        query = sa.select(table.c.state, table.c.error).where(
+            table.c.verb == verb, table.c.state.in_(rows.ENDED)
+        ).order_by(table.c.updated.desc()).limit(FAILURES)
+        failed = 0
+        with self._reads.connect() as connection:
+            for state, error in connection.execute(query):
+                if state == rows.DONE:
+                    break
+                failed += (error or {}).get("code") not in excused
+        return failed
+
+    def size(self) -> int:
+        """Bytes that the journal's files take."""
+        database = str(self.engine.url.database)
+        files = [path for path in (database, database + "-wal") if os.path.exists(path)]
+        return sum(map(os.path.getsize, files))
 
     # -- facts --------------------------------------------------------------------------------
     def fact(self, name: str) -> Any:

@@ -91,9 +91,8 @@ class CallCase:
 def ways(verb: str) -> Iterator[Way]:
     """The straight way; and if the operation can be undone, failed at the last step that can."""
     yield Way(verb)
-    undoable = matrix.OPERATIONS[verb].undoable()
-    if undoable:
-        failing = f"{verb}.{undoable[-1].name}.after_effect"
+    failing = matrix.failing_point(matrix.OPERATIONS[verb])
+    if failing:
         yield Way(verb, failing)
         if verb == "spawn":
             yield Way(verb, failing, "image_unacceptable")
@@ -145,7 +144,8 @@ class Tap:
         made = fakes.world(
             root, clock=FakeClock(), fail=conductor("before"), after=conductor("after"),
             image_hook=lambda method, when: self(f"images.{method}", when),
-            network_hook=lambda method, when: self(f"networks.{method}", when))
+            network_hook=lambda method, when: self(f"networks.{method}", when),
+            volume_hook=lambda method, when: self(f"volumes.{method}", when))
         self._driver = made.driver
         made.driver.hook = lambda method, when: self(f"driver.{method}", when)
         return made

@@ -21,6 +21,7 @@ from compute.recovery.resizes import Resizes
 from compute.rpc.primitives import data
 from db.journal import OperationRow, rows
 from tests import fakes
+from tests.crash import volumes
 from tests.crash.hub import Hub, HubClock
 from tests.simulation.host import new_journal
 from virt.fake_state import Fabric
@@ -32,7 +33,7 @@ ADMIN = {"request_id": None, "roles": ["admin"], "is_admin": True}
 PASS_SECONDS = 10.0
 REST_SECONDS = 20 * 60.0  # virtual; all must be at rest by then
 QUIET = 2  # passes of each agent without anything going on
-KINDS = {"resources", "ports", "disks", "domain"}
+KINDS = {"resources", "ports", "disks", "domain", "volumes"}
 
 
 class HubManager(Manager):
@@ -102,8 +103,8 @@ class Hosts:
         made = fakes.worlds(
             self.root, (host,), exchange=self.exchange, shared=self.shared,
             engine=self.journals[host], clock=HubClock(self.hub), hook={host: around("driver")},
-            network_hook=around("networks"), peer_hook=around("peers"),
-            fail=conductor("before"), after=conductor("after"))[host]
+            network_hook=around("networks"), volume_hook=around("volumes"),
+            peer_hook=around("peers"), fail=conductor("before"), after=conductor("after"))[host]
         made.conductor.stamp = self.stamp
         made.conf.timeouts.shutdown = 4
         vars(made.conf.libvirt).update(self.options)
@@ -195,6 +196,7 @@ class Hosts:
             going.append(f"task {fields['task_state']}")
         if self.status() == "confirming" and not waits:
             going.append("a confirmation that was asked for")
+        going += [f"the hypervisor of {host} is away" for host in self.fabric.faults()["down"]]
         return going + [f"for {host}: {[m[1] for m in sent]}"
                         for host, sent in self.exchange.waiting.items()]
 
@@ -255,6 +257,7 @@ class Hosts:
         wanted |= {"resources-move"} if host in expected.get("moving", ()) else set()
         if claims != wanted:
             found.append(f"claims {sorted(claims)}, not {sorted(wanted)}")
+        found += volumes.moved(world, GUEST, mine)
         quarantine = driver.place / "_quarantine"
         if quarantine.exists() and not expected.get("anew"):
             found.append(f"quarantine {[p.name for p in quarantine.iterdir()]}")

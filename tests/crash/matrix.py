@@ -33,7 +33,7 @@ from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
-from tests.crash import nics
+from tests.crash import nics, volumes
 from tests.waiting import PATIENCE
 
 GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -75,8 +75,7 @@ def cases(operation: Operation) -> Iterator[Case]:
     """A kill at each point. Points on the way back need a failure: the last step that can be undone
     fails after its effect; conclusion points need one too."""
     verb = operation.verb
-    undoable = operation.undoable()
-    failing = f"{verb}.{undoable[-1].name}.after_effect" if undoable else None
+    failing = failing_point(operation)
     for point in operation.crash_points():
         name, moment = point.split(".")[1:]
         back = moment in crashpoints.BACKWARD or name.startswith("conclude-")
@@ -84,6 +83,16 @@ def cases(operation: Operation) -> Iterator[Case]:
             yield Case(verb, point)
         else:
             yield Case(verb, point, failing if back else None, code=_code(verb, name))
+
+
+def failing_point(operation: Operation) -> str | None:
+    """Where a failure makes an operation undo all that it can: after the effect of the last step
+    that can be undone; before it, where that effect turns it forward again."""
+    undoable = operation.undoable()
+    if not undoable:
+        return None
+    moment = "after_intent" if operation.verb == "swap_volume" else "after_effect"
+    return f"{operation.verb}.{undoable[-1].name}.{moment}"
 
 
 def _code(verb: str, step: str) -> str:
@@ -100,6 +109,15 @@ def doubled(one: Case, operation: Operation) -> Iterator[Case]:
 
 PORT = "bbbbbbbb-0000-4000-8000-000000000002"  # of a second NIC
 SNAPSHOT_ID, OLD_IDS = "bbbbbbbb-1", ("bbbbbbbb-2", "bbbbbbbb-3")
+
+
+VOLUME_VERBS = ("reserve_device", "attach_volume", "detach_volume", "extend_volume", "swap_volume",
+                "disconnect_volume")
+# Verbs before which the guest has a volume.
+WITH_VOLUME = ("delete", "reap", "start", "stop", "reboot", "suspend", "resume", "rescue", "shelve",
+               "shelve_offload", "unshelve", "soft_delete", "restore", "reclaim", "unrescue",
+               "rebuild", "detach_volume", "extend_volume", "swap_volume",
+               "disconnect_volume")
 
 
 # -- the guest before, the request, and what must be afterwards -----------------------------------
@@ -136,6 +154,7 @@ PREPARED = {
     "attach_interface": (states.ACTIVE, None, {
         "network_id": fakes.NETWORK_ID, "port_id": None, "requested_ip": None, "tag": "lan"}),
     "detach_interface": (states.ACTIVE, None, {"port_id": PORT}),
+    **{verb: (states.ACTIVE, None, {}) for verb in VOLUME_VERBS},
     "unsupported": (states.ACTIVE, "sharing", {"method": "allow_share"}),
 }
 DEVICE = "a device that cannot be saved"
@@ -222,9 +241,15 @@ def _prepare(root: pathlib.Path, verb: str) -> dict:
     if verb == "spawn":
         world.journal.engine.dispose()
         retry = {"retry": {"num_attempts": 1, "hosts": [[fakes.HOST, fakes.HOST]]}}
-        return fakes.build_args(prim, filter_properties=retry)
+        return volumes.with_blank(world.conductor, fakes.build_args(prim, filter_properties=retry))
     run_now(world, "spawn", fakes.build_args(prim), {**CONTEXT, "request_id": "req-0"})
+    if verb in WITH_VOLUME:
+        bdm = volumes.reserve(world, GUEST, delete_on_termination=True)
+        run_now(world, "attach_volume", {"instance": world.conductor.instance(CONTEXT, GUEST),
+                                         "bdm": bdm}, {**CONTEXT, "request_id": "req-volume"})
     _bring_to(world, vm_state)
+    if verb in VOLUME_VERBS:
+        extra = volumes.asked(world, verb, GUEST)
     if verb == "suspend":
         world.driver.attach(GUEST, DEVICE)
     if verb == "unquiesce":
@@ -349,6 +374,7 @@ class Outcome:
     images: dict[str, str]
     copies: list[str]
     nics: dict[str, set[str]]
+    volumes: volumes.Seen
     killed_again: bool = False
 
 
@@ -400,7 +426,8 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         images={image: kept["status"] for image, kept in world.images.all().items()},
         copies=[p.name for p in (*world.driver._dir(GUEST).glob("disk.cop*"),
                                  *world.driver.place.glob("*_resize"))],
-        nics=nics.macs(world, GUEST, CONTEXT), killed_again=killed_again)
+        nics=nics.macs(world, GUEST, CONTEXT), volumes=volumes.seen(world, GUEST),
+        killed_again=killed_again)
     world.journal.engine.dispose()
     return made
 
@@ -425,7 +452,7 @@ DONE = {"spawn": (states.ACTIVE,), "start": (states.ACTIVE,), "stop": (states.ST
         "shelve_offload": (states.SHELVED_OFFLOADED,), "unshelve": (states.ACTIVE,),
         "soft_delete": (states.SOFT_DELETED,),
         "restore": (states.ACTIVE,), "attach_interface": (states.ACTIVE,),
-        "detach_interface": (states.ACTIVE,)}
+        "detach_interface": (states.ACTIVE,), **dict.fromkeys(VOLUME_VERBS, (states.ACTIVE,))}
 UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "reboot": (states.ACTIVE, states.ERROR, states.STOPPED),
           "unsupported": (states.ACTIVE,), "spawn": (), "pause": (states.ACTIVE,),
@@ -440,7 +467,8 @@ UNDONE = {"start": (states.STOPPED,), "stop": (states.ACTIVE, states.STOPPED),
           "unshelve": (states.SHELVED_OFFLOADED,),
           "soft_delete": (states.ACTIVE, states.STOPPED),
           "restore": (states.SOFT_DELETED,), "reclaim": (states.SOFT_DELETED,),
-          "attach_interface": (states.ACTIVE,), "detach_interface": (states.ACTIVE,)}
+          "attach_interface": (states.ACTIVE,), "detach_interface": (states.ACTIVE,),
+          **dict.fromkeys(VOLUME_VERBS, (states.ACTIVE,))}
 KINDS = {"resources", "ports", "disks", "domain"}
 
 
@@ -473,10 +501,11 @@ def problems(verb: str, found: Outcome, expected: tuple[str, ...]) -> list[str]:
     fields = found.fields
     made = [f"{f.rule}: {f.what}" for f in found.findings]
     made += [f"secrets left: {name}" for name in found.secrets_left] + found.violations
-    made += _images(found)
+    made += _images(found) + volumes.problems(verb, found.volumes, fields)
     asleep = fields["vm_state"] == states.SUSPENDED
     kinds = KINDS | {"unplugged"} if asleep else KINDS
     kinds = kinds | {"frozen"} if found.frozen else kinds
+    kinds = kinds | found.volumes.kinds
     if verb in ("suspend", "resume") and asleep == (DEVICE in found.devices):
         made.append(f"it is {fields['vm_state']}, with devices {found.devices}")
     gone = verb in ("delete", "reap") or verb == "reclaim" and fields["deleted"]

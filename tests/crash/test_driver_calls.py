@@ -19,7 +19,7 @@ VERBS = ("spawn", "delete", "start", "stop", "reboot", "reap", "pause", "unpause
          "resume", "crash_dump", "rescue", "unrescue", "set_password", "quiesce",
          "unquiesce", "snapshot", "backup", "rebuild", "shelve",
          "shelve_offload", "unshelve", "soft_delete", "restore", "reclaim", "attach_interface",
-         "detach_interface")
+         "detach_interface", *matrix.VOLUME_VERBS)
 
 
 class DriverCalls(testtools.TestCase):

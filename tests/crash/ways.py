@@ -12,6 +12,7 @@ from typing import Any
 from compute.errors import MagnetarError
 from compute.model import states
 from tests import fakes
+from tests.crash import volumes
 from tests.crash.hosts import GUEST, HOSTS, Hosts
 
 BIG = 2  # GiB of the new flavor's disk
@@ -68,7 +69,8 @@ def present(hosts: Hosts, status: str) -> dict:
 def spawn(hosts: Hosts) -> None:
     prim = fakes.instance(uuid=GUEST)
     hosts.conductor.add(prim)
-    hosts.cast("host1", "build_and_run_instance", **fakes.build_args(prim))
+    hosts.cast("host1", "build_and_run_instance", **volumes.with_blank(
+        hosts.conductor, fakes.build_args(prim)))
 
 
 def live(hosts: Hosts) -> None:

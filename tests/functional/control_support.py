@@ -327,7 +327,7 @@ def nova_errors() -> tuple[type[Exception], ...]:
              "ObjectActionError", "UnsupportedObjectError", "ComputeHostNotFound", "Invalid",
              "ServiceNotFound", "DuplicateRecord", "ServiceBinaryExists",
              "InstanceActionNotFound", "InstanceGroupNotFound", "IncompatibleObjectVersion",
-             "MigrationNotFound", "VolumeBDMNotFound")
+             "MigrationNotFound", "VolumeBDMNotFound", "BDMNotFound")
     return tuple(nova_exception(name) for name in names)
 
 

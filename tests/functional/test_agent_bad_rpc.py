@@ -35,6 +35,9 @@ MISTYPED = {
                          "port_id": (7, []), "requested_ip": (7, {}), "tag": (7, [])},
     "detach_interface": {"instance": ("text", {}), "port_id": (7, None, {})},
     "get_vnc_console": {"instance": ("text", {}), "console_type": (7, None)},
+    "cache_images": {"image_ids": ("text", {}, None, [7], [""])},
+    "get_spice_console": {"instance": ("text", {}), "console_type": (7, None)},
+    "get_serial_console": {"instance": ("text", {}), "console_type": (7, None)},
     "validate_console_port": {"instance": ("text",), "port": ({}, 1.5), "console_type": (7,)},
 }
 GOOD: dict[str, dict[str, Any]] = {
@@ -47,9 +50,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "soft_delete_instance": {}, "restore_instance": {},
     "attach_interface": {"network_id": "n", "port_id": None, "requested_ip": None},
     "detach_interface": {"port_id": "p"}, "get_vnc_console": {"console_type": "novnc"},
+    "get_spice_console": {"console_type": "spice-html5"}, "cache_images": {"image_ids": []},
+    "get_serial_console": {"console_type": "serial"},
     "validate_console_port": {"port": 5900, "console_type": "novnc"},
 }
-WITHOUT_INSTANCE = ("set_host_enabled", "external_instance_event")
+WITHOUT_INSTANCE = ("set_host_enabled", "cache_images", "external_instance_event")
 
 
 class BadMessageTest(SharedTest):

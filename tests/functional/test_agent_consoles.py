@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import socket
 import threading
 import urllib.parse
 
 from oslo_messaging import ExpectedException
 
-from compute.conf import consoleauth, vnc
+from compute.conf import consoleauth, serial_console, spice, vnc
 from compute.errors import Refused
 from compute.model import states
 from compute.rpc.exceptions import nova_exception
@@ -70,6 +71,83 @@ class AddressTest(ConsoleCase):
                                               console_type="novnc"))
         self.assertFalse(self.call(uuid, "validate_console_port", port=5901,
                                    console_type="spice-html5"))
+
+    def test_the_options_of_the_others_have_novas_defaults(self):
+        found = {option.name: option.default for option in (*spice.OPTS, *serial_console.OPTS)}
+        self.assertEqual({
+            "enabled": False, "server_listen": "127.0.0.1",
+            "server_proxyclient_address": "127.0.0.1",
+            "html5proxy_base_url": "http://127.0.0.1:6082/spice_auto.html",
+            "port_range": "10000:20000", "proxyclient_address": "127.0.0.1",
+            "base_url": "ws://127.0.0.1:6083/"}, found)
+
+    def test_a_screen_over_spice(self):
+        self.cloud.set(spice__server_proxyclient_address="192.0.2.7",
+                       spice__html5proxy_base_url="http://p:6082/spice_auto.html")
+        uuid = self.cloud.boot("spice")
+        told = self.call(uuid, "get_spice_console", console_type="spice-html5")
+        self.assertEqual(("192.0.2.7", 5902), (told["host"], told["port"]))
+        self.assertEqual(f"http://p:6082/spice_auto.html?token={told['token']}",
+                         told["access_url"])
+        record = self.validate(told["token"])
+        self.assertEqual((5902, "spice-html5"), (record["port"], record["console_type"]))
+        for port, valid in ((5902, True), (5901, False)):
+            self.assertEqual(valid, self.call(uuid, "validate_console_port", port=port,
+                                              console_type="spice-html5"))
+        self.assertRaises(nova_exception("ConsoleTypeInvalid"), self.call, uuid,
+                          "get_spice_console", console_type="spice")
+        self.assertEqual("spice-html5", self.control.console_url(uuid, "spice-html5")["type"])
+
+    def serial(self, **options: object) -> None:
+        self.cloud.set(serial_console__enabled=True, **options)
+        self.addCleanup(self.cloud.set, serial_console__enabled=False,
+                        serial_console__port_range="10000:20000")
+
+    def test_a_serial_console_has_a_port_of_its_own(self):
+        before = self.cloud.boot("serial-none")
+        self.assertRaises(nova_exception("ConsoleTypeUnavailable"), self.call, before,
+                          "get_serial_console", console_type="serial")
+        with socket.create_server(("127.0.0.1", 0)) as taken:  # somebody else's
+            first = taken.getsockname()[1]
+            self.serial(serial_console__port_range=f"{first}:{first + 2}",
+                        serial_console__base_url="ws://p:6083/")
+            uuids = [self.cloud.boot(f"serial-{number}") for number in range(2)]
+            told = [self.call(uuid, "get_serial_console", console_type="serial")
+                    for uuid in uuids]
+            self.assertEqual([first + 1, first + 2], [one["port"] for one in told])
+            self.assertEqual(f"ws://p:6083/?token={told[0]['token']}", told[0]["access_url"])
+            self.assertTrue(self.call(uuids[0], "validate_console_port", port=first + 1,
+                                      console_type="serial"))
+            full = self.cloud.create("serial-full")["id"]
+            self.cloud.wait_for(full, states.ERROR)
+            self.host.at_rest()
+            error = self.host.operations(full, "spawn")[-1].error
+            self.assertEqual("no_serial_port", error["code"])
+            self.assert_speaks(error)
+            for uuid in (uuids[0], full):
+                self.control.server_delete(uuid)
+            wait_until(lambda: len(self.claims()) == 1)
+            self.control.server_reboot(before, hard=True)
+            self.cloud.wait_for(before, states.ACTIVE)
+            self.host.at_rest()
+            self.assertEqual({str(first + 1): before, str(first + 2): uuids[1]}, self.claims())
+        self.cloud.set(serial_console__enabled=False)
+        self.control.server_reboot(before, hard=True)
+        self.cloud.wait_for(before, states.ACTIVE)
+        self.host.at_rest()
+        self.assertNotIn(before, self.claims().values())
+        self.assert_clean()
+
+    def test_a_range_that_is_none(self):
+        self.serial(serial_console__port_range="many")
+        uuid = self.cloud.create("range")["id"]
+        self.cloud.wait_for(uuid, states.ERROR)
+        self.host.at_rest()
+        self.assert_speaks(self.host.operations(uuid, "spawn")[-1].error)
+
+    def claims(self) -> dict[str, str]:
+        return {claim.key: claim.guest
+                for claim in self.host.agent.journal.claims(kind="serial_port")}
 
     def test_tokens_end(self):
         uuid = self.cloud.boot("ends")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+
+import fixtures
 
 from compute.errors import Failed, Refused, Retryable
 from compute.model import states, wire
@@ -69,6 +72,29 @@ class InterfaceTest(SharedTest):
         return [(action["action"], event["event"], event["result"])
                 for action in self.control.server_actions(uuid)[1:]
                 for event in action["events"]]
+
+
+class OwnIds:
+    """A network service in front of another, whose ports have other ids than were asked for."""
+
+    def __init__(self, real):
+        self.real, self.asked, self.given_back = real, [], []
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    @staticmethod
+    def of(port):
+        return port[::-1]
+
+    def attach(self, context, guest, port, request):
+        self.asked.append(port)
+        nic = self.real.attach(context, guest, port, request)
+        return replace(nic, id=self.of(port), asked=port)
+
+    def detach(self, context, guest, port):
+        self.given_back.append(port)
+        self.real.detach(context, guest, self.of(port))
 
 
 class AttachTest(InterfaceTest):
@@ -175,6 +201,22 @@ class AttachTest(InterfaceTest):
         self.assertEqual(("attach_interface", "compute_attach_interface", "Error"),
                          self.events(uuid)[-1])
         self.assert_clean()
+
+    def test_a_network_service_that_gives_its_own_ids(self):
+        uuid = self.boot("own-ids")
+        world = self.host.agent.world
+        service = OwnIds(world.networks)
+        self.useFixture(fixtures.MockPatchObject(world, "networks", service))
+        vif = self.call(uuid, network_id=self.network_id())
+        self.assertEqual(OwnIds.of(service.asked[-1]), vif["id"])
+        self.host.driver.full = True
+        self.assertRaises(nova_exception("InterfaceAttachFailed"), self.call, uuid,
+                          network_id=self.network_id())
+        self.assertEqual([OwnIds.of(service.asked[-1])], service.given_back)
+        claimed = {nic["id"] for claim in self.host.agent.journal.claims(kind="ports", guest=uuid)
+                   for nic in claim.data["nics"]}
+        self.assertEqual({nic["id"] for nic in self.nics(uuid)}, claimed)
+        self.assertEqual(2, len(claimed))
 
     def test_addresses_and_networks_that_cannot_be_had(self):
         uuid = self.boot("wishes")

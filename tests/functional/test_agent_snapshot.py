@@ -6,6 +6,7 @@ import json
 
 from compute.errors import Failed, Refused, Retryable
 from compute.model import states
+from compute.rpc.serializer import admin_context
 from compute.services import images
 from db.control import instances
 from db.journal import rows
@@ -54,6 +55,79 @@ class SnapshotTest(SharedTest):
 
 
 class ImageTest(SnapshotTest):
+    def quiet(self, name: str, **properties: str) -> tuple[str, list[bool]]:
+        """A server of an image with these properties; and whether its file systems stood still in
+        the moment of each copy."""
+        path = f"{self.cloud.root}/tiny.raw"
+        image = self.control.image_create(name, path, disk_format="raw",
+                                          properties=properties)["id"]
+        uuid = self.control.server_create(name, image, "small", networks="none")["id"]
+        self.cloud.wait_for(uuid, states.ACTIVE)
+        self.host.at_rest()
+        stood: list[bool] = []
+
+        def look(method: str, when: str) -> None:
+            if (method, when) == ("finish_copy", "before"):
+                stood.append(bool(self.host.driver._read(uuid).get("frozen")))
+
+        self.host.hook = look
+        return uuid, stood
+
+    def assert_goes_on(self, uuid: str) -> None:
+        self.assertFalse(self.host.driver._read(uuid).get("frozen"))
+        self.assertEqual([], self.host.agent.journal.claims(kind="frozen", guest=uuid))
+        self.assert_untouched(uuid)
+
+    def test_the_format_that_images_have_here(self):
+        uuid = self.cloud.boot("format")
+        self.addCleanup(self.cloud.set, libvirt__snapshot_image_format="",
+                        libvirt__snapshot_compression=False)
+        for format_, compress, shapes in (("raw", False, 1), ("qcow2", False, 0),
+                                          ("", True, 1), ("raw", True, 1)):
+            self.cloud.set(libvirt__snapshot_image_format=format_,
+                           libvirt__snapshot_compression=compress)
+            before = self.host.driver.calls.get("shape_copy", 0)
+            image = self.imaged(uuid, f"as-{format_ or 'it-is'}-{compress}")
+            self.assertEqual(("active", format_ or "qcow2", shapes), (
+                image["status"], image["disk_format"],
+                self.host.driver.calls.get("shape_copy", 0) - before))
+            self.assert_untouched(uuid)
+
+    def test_file_systems_stand_still_for_the_moment(self):
+        uuid, stood = self.quiet("still", hw_qemu_guest_agent="yes")
+        self.assertEqual("active", self.imaged(uuid)["status"])
+        self.assertEqual([True], stood)
+        self.assert_goes_on(uuid)
+
+    def test_an_agent_that_is_not_there_matters_only_if_the_image_says_so(self):
+        self.patch(self.host.driver, "agent", False)
+        uuid, stood = self.quiet("silent", hw_qemu_guest_agent="yes")
+        self.assertEqual("active", self.imaged(uuid)["status"])
+        self.assert_goes_on(uuid)
+        other, stood_other = self.quiet("strict", hw_qemu_guest_agent="yes",
+                                        os_require_quiesce="yes")
+        self.assertEqual({}, self.imaged(other))
+        self.assertIn("No agent runs", self.fault(other))
+        self.assertEqual(([False], []), (stood, stood_other))
+        self.assert_goes_on(other)
+
+    def test_an_image_that_says_nothing_of_an_agent_asks_none(self):
+        uuid, stood = self.quiet("plain")
+        self.assertEqual("active", self.imaged(uuid)["status"])
+        self.assertEqual([False], stood)
+
+    def test_who_had_them_stand_still_lets_them_go(self):
+        uuid, stood = self.quiet("frozen", hw_qemu_guest_agent="yes")
+        client = self.cloud.client()
+        client.call(admin_context(), "quiesce_instance", instance=self.cloud.instance(uuid))
+        self.assertEqual("active", self.imaged(uuid)["status"])
+        self.assertEqual(([True], True), (stood, self.host.driver._read(uuid)["frozen"]))
+        client.cast(admin_context(), "unquiesce_instance", instance=self.cloud.instance(uuid),
+                    mapping=None)
+        wait_until(lambda: not self.host.driver._read(uuid).get("frozen"))
+        self.host.at_rest()
+        self.assert_goes_on(uuid)
+
     def test_of_a_guest_that_runs(self):
         uuid = self.cloud.boot("runs")
         count = self.host.driver.count_on_disk(uuid)
@@ -125,7 +199,8 @@ class ImageTest(SnapshotTest):
         uuid = self.cloud.boot("busy")
         self.host.driver.fabric.set(copy_looks=10**6)
         image = self.control.server_image_create(uuid, "never")
-        [row] = wait_until(lambda: self.host.operations(uuid, "snapshot"))
+        [row] = wait_until(lambda: [row for row in self.host.operations(uuid, "snapshot")
+                                    if row.step == "copy"])
         self.host.agent.manager.abort(row.id, "it is not wanted any more")
         self.assertEqual({}, self.ended(uuid, image))
         self.assert_ended(rows.UNDONE, uuid, "snapshot")

@@ -6,6 +6,8 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 
+import fixtures
+
 from compute.errors import Failed, Refused, Unknown
 from compute.model import states
 from db.control import instances
@@ -141,6 +143,44 @@ class RescueTest(TendingTest):
         self.assertEqual([], [name for name in self.files(uuid) if "rescue" in name])
         self.assert_clean()
         self.assertEqual([], self.host.driver.fabric.violations())
+
+    def test_an_iso_image_rescues_and_makes_no_server(self):
+        path = os.path.join(self.cloud.root, "live.iso")
+        with open(path, "wb") as file:
+            file.write(b"\0" * 0x8000 + b"\1CD001")
+            file.truncate(1 << 20)
+        iso = self.control.image_create("live", path, disk_format="iso")["id"]
+        uuid = self.cloud.boot("iso")
+        self.rescue(uuid, "live")
+        self.assertEqual(["disk.rescue", "disk"], self.disks(uuid))
+        self.assertEqual("cdrom", self.host.driver.rescue_disks(uuid)[0].device)
+        self.unrescue(uuid)
+        self.whole(uuid)
+        for make in (lambda: self.control.server_create("x", "live", "small", networks="none"),
+                     lambda: self.control.server_rebuild(uuid, image="live")):
+            self.refused("bad_image_format", make)
+        self.assertIn("ISO", self.built_by_another(iso))
+
+    def built_by_another(self, image: str) -> str:
+        """What a control plane that lets it through hears of a build."""
+        with fixtures.MonkeyPatch("control.images.Images._bootable_image",
+                                  lambda plane, key: plane._image(key)):
+            made = self.control.server_create("other", image, "small", networks="none")["id"]
+        self.cloud.wait_for(made, states.ERROR)
+        return self.assert_ended(rows.UNDONE, made, "spawn").error["what"]
+
+    def test_the_image_that_is_configured(self):
+        wanted = self.control.image_show("stick")["id"]
+        self.cloud.set(libvirt__rescue_image_id=wanted)
+        self.addCleanup(self.cloud.set, libvirt__rescue_image_id="")
+        uuid = self.cloud.boot("configured")
+        self.rescue(uuid)
+        self.assertEqual(["disk", "disk.rescue"], self.disks(uuid))
+        [row] = self.host.operations(uuid, "rescue")
+        steps = {step.name: step for step in self.host.agent.journal.steps(row.id)}
+        self.assertEqual(wanted, steps["image"].outcome["image"]["id"])
+        self.unrescue(uuid)
+        self.whole(uuid)
 
     def test_classic_and_back(self):
         uuid = self.cloud.boot("classic", config_drive=True)

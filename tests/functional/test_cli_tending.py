@@ -34,6 +34,17 @@ class WordsTest(Base):
         self.assertIn("made-up", self.ok("server", "rescue", "web"))
         self.assertEqual("", self.ok("server", "rescue", "--password", "mine", "web"))
 
+    def test_what_servers_use_is_listed_in_units_of_people(self):
+        self.plane.answers["server.usage_list"] = [{
+            "id": WEB, "name": "web", "host": "h1", "cpu_ns": 1_500_000_000, "memory": 65536,
+            "resident": 2048, "disk_bytes": 3 << 20, "read_bytes": 1 << 19, "write_bytes": 0,
+            "rx_bytes": 0, "tx_bytes": 0}]
+        words = self.ok("server", "usage", "list").split()
+        for figure in ("web", "h1", "1.5", "64", "2", "3.0", "0.5"):
+            self.assertIn(figure, words)
+        self.assertEqual(("server.usage_list", {"host": "h1"}),
+                         self.last_call("server", "usage", "list", "--host", "h1"))
+
     def test_figures_are_shown(self):
         self.plane.answers["server.diagnostics"] = FIGURES
         shown = self.ok("server", "diagnostics", "show", "web")

@@ -196,7 +196,15 @@ class RecordsTest(ConductorTest):
         self.assertEqual(updates["id"], again["id"])
         found = self.host.ask("BlockDeviceMapping.get_by_volume_and_instance", "v1", one)
         self.host.save(found, attachment_id="a1")
+        for way in (("get_by_id", updates["id"]), ("get_by_volume", "v1"),
+                    ("get_by_volume", "v1", one)):
+            found = self.host.ask(f"BlockDeviceMapping.{way[0]}", *way[1:])
+            self.assertEqual("a1", data(found)["attachment_id"], way)
+        other = {**device, primitives.DATA: {**data(device), "instance_uuid": "other"}}
+        self.host.action(other, "create")
+        self.error("BDMNotFound", self.host.ask, "BlockDeviceMapping.get_by_volume", "v1")
         self.host.action(found, "destroy")
+        self.error("BDMNotFound", self.host.ask, "BlockDeviceMapping.get_by_id", updates["id"])
         self.error("VolumeBDMNotFound", self.host.ask,
                    "BlockDeviceMapping.get_by_volume_and_instance", "v1", one)
 

@@ -53,6 +53,15 @@ class NetworksTest(ControlTest):
         self.control.network_delete("lan")
         self.assertEqual([], [m for m in host.received if m[0] == "delete_network"])
 
+    def test_a_bridge_may_be_one_of_open_vswitch(self):
+        host = self.agent()
+        made = self.control.network_create("lan", "192.0.2.0/24", bridge="br-int", ovs=True)
+        asked = host.got("create_network")[0][1]["network"]
+        self.assertEqual(("ovs", "br-int", "ovs"), (made["kind"], asked["bridge"], asked["kind"]))
+        error = self.refused("bad_network", self.control.network_create, "other",
+                             "198.51.100.0/24", ovs=True)
+        self.assertIn("Name the bridge too", str(error))
+
     def test_names_and_ranges_are_taken_once(self):
         self.control.network_create("net", "192.0.2.0/24")
         self.refused("network_exists", self.control.network_create, "net", "198.51.100.0/24")

@@ -5,10 +5,17 @@ A test or more for each row of the list of partial failures that is about snapsh
 
 from __future__ import annotations
 
+import os
+import signal
+
 from compute.engine.clock import SystemClock
 from compute.errors import Failed, Retryable
 from compute.model import states
+from compute.recovery.observe import observe
+from compute.recovery.timers import Timers
+from compute.steps.inside import FROZEN
 from db.journal import rows
+from tests import fakes
 from tests.crash.matrix import (
     CONTEXT,
     GUEST,
@@ -16,9 +23,11 @@ from tests.crash.matrix import (
     PREPARED,
     SNAPSHOT_ID,
     _describe_images,
+    child,
     run_now,
 )
 from tests.functional import test_partial_failures_sleep as sleep
+from tests.waiting import wait_until
 from virt.fake_copy import COPY, COPYING
 
 TASKS = {**sleep.TASKS, "snapshot": states.IMAGE_SNAPSHOT_PENDING, "backup": states.IMAGE_BACKUP}
@@ -34,7 +43,7 @@ class ImageFailureTest(sleep.PartialFailureTest):
         _describe_images(self.world)
 
     def asked(self, verb: str) -> dict:
-        prim = self.world.conductor.set(GUEST, task_state=TASKS[verb])
+        prim = self.world.conductor.set(GUEST, task_state=TASKS.get(verb))
         return {"instance": prim, **ARGS.get(verb, {})}
 
     def images(self) -> dict[str, str]:
@@ -109,6 +118,47 @@ class Row20Test(ImageFailureTest):
         self.recovered()
         self.assert_is(states.STOPPED, states.SHUTDOWN)
         self.assert_image()
+
+
+class Row21Test(ImageFailureTest):
+    """Killed while file systems stand still, or just before or after."""
+
+    def test_row_21_they_are_let_go(self):
+        for moment in sleep.MOMENTS:
+            self.build()
+            self.killed("quiesce", f"freeze.{moment}")
+            self.recovered()
+            self.world.conf.timeouts.frozen = 0  # the time is over
+            timers = Timers(self.manager, CONTEXT)
+            timers.run_pass(observe(self.world, CONTEXT))
+            wait_until(lambda: not self.manager.running())
+            self.assertFalse(self.world.driver._read(GUEST).get("frozen"), moment)
+            self.assertEqual([], self.world.journal.claims(kind=FROZEN))
+            self.assert_tidy()
+            self.assert_went_on()
+
+
+    def test_row_21_killed_in_the_moment_of_a_snapshot(self):
+        for method in ("freeze", "finish_copy"):
+            self.build()
+            args = self.asked("snapshot")
+            self.world.conductor.set(GUEST, system_metadata={"image_hw_qemu_guest_agent": "yes"})
+            self.world.journal.engine.dispose()
+
+            def work(method=method, args=args) -> None:
+                def hook(name: str, when: str) -> None:
+                    if (name, when) == (method, "after"):
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+                run_now(fakes.world(self.root, hook=hook), "snapshot", args)
+
+            self.assertTrue(os.WIFSIGNALED(child(work)), method)
+            self.open()
+            self.assertTrue(self.world.driver._read(GUEST)["frozen"])
+            self.recovered()
+            self.assertFalse(self.world.driver._read(GUEST).get("frozen"), method)
+            self.assertEqual([], self.world.journal.claims(kind=FROZEN))
+            self.assert_image()
 
 
 class Row23Test(ImageFailureTest):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
 from compute.model.numa import Placed, Placement
+from compute.model.volume import Attached, Volume, VolumeSource
 from virt import topology
 
 GIB = 2**30
@@ -46,6 +47,13 @@ BRIDGED = replace(
 )
 
 
+def attached(number, target, iotune=None, **how):
+    """A volume that is connected to the host."""
+    source = VolumeSource("file", f"/var/lib/magnetar/volumes/{number}", iotune=iotune or {},
+                          serial=number)
+    return Attached(Volume(number, target=target, **how), source)
+
+
 def guest(vcpus=1, specs=None, properties=None, **changes):
     """GUEST with another flavor and image."""
     flavor = replace(GUEST.flavor, vcpus=vcpus, extra_specs=specs or {})
@@ -69,6 +77,15 @@ def placed(subject, **changes):
 # name -> guest, disks, NICs, options of [libvirt], virt_type, cache mode
 CASES = {
     "plain": (GUEST, [ROOT], [], {}, "qemu", "none"),
+    "root-in-lvm": (
+        GUEST, [replace(RAW, link="/dev/guests/6f1e2d3c_disk.00000001"), CONFIG], [], {}, "qemu",
+        "none",
+    ),
+    "root-in-rbd": (
+        GUEST, [replace(RAW, link="rbd:vms/6f1e2d3c_disk.00000001")], [],
+        {"rbd_user": "nova", "rbd_secret_uuid": "5ec0e700-0000-4000-8000-000000000001"}, "qemu",
+        "none",
+    ),
     "typical-kvm": (
         guest(vcpus=4), [ROOT, EPHEMERAL, SWAP, CONFIG], [NIC, BRIDGED], {}, "kvm", "none",
     ),
@@ -90,6 +107,7 @@ CASES = {
                 "hw_qemu_guest_agent": "yes", "hw_rng_model": "virtio",
                 "hw_firmware_type": "bios", "hw_cpu_sockets": "8",
             },
+            serial_port=10007,
         ),
         [RAW, EPHEMERAL, CONFIG], [NIC],
         {
@@ -107,6 +125,10 @@ CASES = {
     "windows": (
         guest(vcpus=2, properties={"hw_vif_model": "e1000e"}, os_type="windows"),
         [ROOT], [NIC], {"cpu_mode": "host-passthrough"}, "kvm", "writeback",
+    ),
+    "open-vswitch": (
+        guest(), [ROOT], [replace(BRIDGED, kind="ovs", source="br-int", mtu=1442)], {}, "kvm",
+        "none",
     ),
     "old-pc": (
         guest(
@@ -222,6 +244,21 @@ CASES = {
         guest(specs={"hw:mem_encryption": "true", "hw:mem_encryption_model": "amd-sev-es"},
               properties={"hw_firmware_type": "uefi", "hw_disk_bus": "scsi"}),
         [ROOT, NVRAM], [], {}, "kvm", "none",
+    ),
+    "volumes": (
+        guest(specs={"quota:disk_total_iops_sec": "700"}, volumes=(
+            attached("c0ffee00-0000-4000-8000-000000000001", "vdb"),
+            attached("c0ffee00-0000-4000-8000-000000000002", "vdd", serial="as-before",
+                     iotune={"total_bytes_sec": 1000000}),
+        )),
+        [ROOT, EPHEMERAL, CONFIG], [], {"disk_iothreads": 2}, "qemu", "none",
+    ),
+    "boot-from-volume": (
+        guest(properties={"hw_disk_bus": "scsi"}, volumes=(
+            attached("c0ffee00-0000-4000-8000-000000000003", "sda", bus="scsi", boot_index=0),
+            attached("c0ffee00-0000-4000-8000-000000000004", "sdb", bus="scsi", multiattach=True),
+        )),
+        [SWAP], [], {}, "qemu", "none",
     ),
     "32-bit": (
         guest(properties={"hw_architecture": "i686", "hw_machine_type": "pc"}),

@@ -12,8 +12,9 @@ from lxml import etree
 from oslo_config import cfg
 
 from compute import conf as magnetar_conf
+from tests.golden import volumes
 from tests.golden.cases import CASES, DIRECTORY, NETWORKS
-from virt.libvirt import abilities, builder, caps, hardware, networks, size
+from virt.libvirt import abilities, builder, caps, hardware, networks, othertypes, size
 from virt.storage.firmware import Firmware, Wish
 from virt.xml import base
 from virt.xml import metadata as xml_metadata
@@ -60,7 +61,8 @@ def build(case):
     plan = builder.Plan(
         shared_cpus=frozenset((0, 1, 2, 5)) if virt_type == "kvm" else frozenset(),
         firmware=chosen, guest=guest, disks=disks, nics=nics, hardware=decided,
-        options=conf.libvirt, cache=cache,
+        options=conf.libvirt, cache=cache, serial_host="127.0.0.1",
+        spice_listen="127.0.0.1" if overrides.get("vnc_listen") else None,
         console=DIRECTORY + "/console.log", generation=3, operation="op-7",
     )  # fmt: skip
     return builder.build(plan)
@@ -161,9 +163,17 @@ def declared_properties():
 
 class TestEveryProperty(GoldenCase):
     def test_no_property_is_declared_that_nothing_uses(self):
+        from tests.golden.test_other_types import plan as other
+
         touches = self.useFixture(Touches())
         for case in CASES.values():
             build(case)
+        for name in volumes.DISKS:
+            volumes.disk(name)
+        for usage in volumes.SECRETS:
+            volumes.secret(usage)
+        for type in othertypes.KINDS:
+            othertypes.build(other(type))
         parsed = caps.parse(CAPABILITIES)
         self.assertEqual({"x86_64", "i686", "aarch64"}, set(parsed.support))
         found = abilities.parse(DOMAIN_CAPABILITIES, FLAGS, 9000000, 7002000)

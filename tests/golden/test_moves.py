@@ -64,6 +64,22 @@ class TestMovedDomains(GoldenCase):
             self.check_golden(HERE / f"{name}.xml", text)
             self.check_valid("domain.rng", text)
 
+    def test_consoles_listen_where_the_destination_says(self):
+        before = Domain.parse(build(CASES["everything"]).to_xml())
+        self.assertEqual((["vnc", "spice"], [10007]), (
+            [each.type for each in before.devices.graphics],
+            [each.service for each in before.devices.serials]))
+        made = plan(listen="10.0.0.2")
+        for serial, wanted in ((["10.0.0.2", 10012], ("tcp", "10.0.0.2", 10012)),
+                               ([], ("pty", None, None))):
+            told = {**made.rewrite, "spice": "10.0.0.2", "serial": serial}
+            text = rewrite.rewrite(before.to_xml(), Rewrite.of(replace(made, rewrite=told)))
+            self.check_valid("domain.rng", text)
+            devices = Domain.parse(text).devices
+            self.assertEqual({"10.0.0.2"}, {each.address for each in devices.graphics})
+            [port] = devices.serials
+            self.assertEqual(wanted, (port.type, port.host, port.service))
+
     def test_nothing_of_the_old_host_stays(self):
         text = self.moved(CASES["typical-kvm"], plan(nics=MOVED))
         for old in (DIRECTORY, "/base", "portid", "virbr7", "\"private\"", "\"br0\""):

@@ -1,4 +1,4 @@
-# Holds the namespaces of one private libvirtd: sh libvirt_host.sh BASE [kvm]
+# Holds the namespaces of one private libvirtd: sh libvirt_host.sh BASE kvm|no-kvm [cgroups]
 # Run it in a new mount and network namespace. It says "ready", and lives until its standard
 # input closes, thus also when the test dies; then it ends all that runs in the namespace.
 set -e
@@ -6,6 +6,15 @@ base=$1
 
 # A fresh /sys shows the namespace's network devices; it has no cgroups, and libvirt does without.
 mount -t sysfs sysfs /sys
+if [ "$3" = cgroups ]; then  # containers cannot do without; of the first version only, see test_lxc
+    mount -t tmpfs cgroup /sys/fs/cgroup
+    for controller in cpu cpuacct cpuset memory devices freezer blkio; do
+        mkdir "/sys/fs/cgroup/$controller"
+        mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
+    done
+    mkdir /sys/fs/cgroup/systemd
+    mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
+fi
 ip link set lo up
 mount --bind "$base/run" /run/libvirt
 mount --bind "$base/lib" /var/lib/libvirt

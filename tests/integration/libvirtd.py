@@ -60,6 +60,7 @@ class PrivateLibvirtd(fixtures.Fixture):
     """
 
     ARGUMENTS: dict[str, list[str]] = {}  # further ones of the daemons, by name
+    HOLD: tuple[str, ...] = ()  # further arguments of libvirt_host.sh
 
     def __init__(self, kvm: bool = False) -> None:
         """With kvm=False the daemon sees no /dev/kvm and starts some seconds sooner."""
@@ -106,6 +107,11 @@ class PrivateLibvirtd(fixtures.Fixture):
         self.kill()
         self.start()
 
+    @property
+    def holder(self) -> int:
+        """The process in whose namespaces the daemons and guests are."""
+        return self._holder.pid
+
     def guest(self, name: str) -> Process:
         """The QEMU process of the running domain `name`. Raises LookupError without one."""
         pid_file = self.base / "run/qemu" / f"{name}.pid"
@@ -140,7 +146,7 @@ class PrivateLibvirtd(fixtures.Fixture):
     def _start_holder(self) -> subprocess.Popen:
         holder = subprocess.Popen(
             ["unshare", "--mount", "--net", "--propagation", "private"]
-            + ["sh", str(HOLDER), str(self.base), "kvm" if self._kvm else "no-kvm"],
+            + ["sh", str(HOLDER), str(self.base), "kvm" if self._kvm else "no-kvm", *self.HOLD],
             env={"PATH": PATH},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -203,6 +203,22 @@ class TestGuests(LibvirtCase):
         driver.resume(guest.uuid)
         self.assertEqual(states.RUNNING, driver.state(guest.uuid).power_state)
 
+    def test_consoles_with_ports_of_their_own(self):
+        self.option("vnc_listen", "127.0.0.1")
+        self.conf.set_override("enabled", True, group="spice")
+        driver = self.driver()
+        guest, disk = self.guest(serial_port=10321)  # in the namespace of this libvirtd
+        self.define(driver, guest, disk)
+        driver.power_on(guest.uuid)
+        ports = [driver.console_port(guest.uuid, kind) for kind in ("vnc", "spice", "serial")]
+        self.assertEqual((3, 10321), (len(set(ports)), ports[2]))
+        self.assertTrue(all(ports))
+        self.assertTrue(until(lambda: b"UP" in driver.console_log(guest.uuid, 1024)))
+        use = driver.usage()[guest.uuid]
+        self.assertEqual((guest.name, 65536, 1 << 20), (use.name, use.memory, use.disk_bytes))
+        self.assertTrue(use.cpu_ns and use.resident)
+        self.assertEqual(1, driver.calls.snapshot()["read_usage"].calls)
+
     def test_a_killed_qemu_is_seen_as_crashed(self):
         driver = self.driver()
         guest, disk = self.guest()

@@ -23,11 +23,14 @@ LIFE: tuple[tuple[str, dict[str, object], str], ...] = (
     ("add_network", {"network": NETWORK}, "active"),
     ("remove_network", {"network": NETWORK}, "active"),
     ("dump", {}, "active"),
+    ("add_volume", {"volume": "first"}, "active"),
+    ("swap_volume", {"old": "first", "new": "second"}, "active"),
     ("rescue", {}, "rescued"), ("unrescue", {}, "active"),
     ("rebuild", {"image": "snapshot"}, "active"),
     ("resize", {"flavor": "larger"}, "resized"), ("resize_revert", {}, "active"),
     ("resize", {"flavor": "larger"}, "resized"), ("resize_confirm", {}, "active"),
     ("shelve", {}, "shelved_offloaded"), ("unshelve", {}, "active"),
+    ("remove_volume", {"volume": "second"}, "active"),
     ("delete", {}, "soft-delete"), ("restore", {}, "active"),
 )
 
@@ -46,6 +49,8 @@ class RealLife(test_real_guest.RealGuest):
         self.agent.load_image()
         self.agent.call("flavor.create", name="larger", ram=224, vcpus=1, disk=1)
         self.agent.call("network.create", name=NETWORK, subnet="192.168.76.0/24", nat=True)
+        for name in ("first", "second"):
+            self.agent.call("volume.create", name=name, size=1)
         self.create(networks="none")
         self.settled("active")
         self.said(r"TICK \d+", 2)
@@ -65,6 +70,8 @@ class RealLife(test_real_guest.RealGuest):
         self.agent.until(lambda: not self.agent.call("server.list")
                          and not self.agent.call("op.list"), "deleted")
         self.agent.call("network.delete", network=NETWORK)
+        self.assertEqual(["available"] * 2, [one["status"] for one
+                                             in self.agent.call("volume.list")])
         connection = libvirt.open(self.daemon.uri)
         self.addCleanup(connection.close)
         self.assertEqual([], connection.listAllDomains())

@@ -26,7 +26,8 @@ class RealNicsTest(test_real_guest.RealGuest):
         super().setUp()
         config = self.agent.home / "magnetar.conf"
         text = config.read_text().replace("[DEFAULT]\n", f"[DEFAULT]\n{MORE}")
-        config.write_text(text.replace("[libvirt]\n", "[libvirt]\nvnc_listen = 127.0.0.1\n"))
+        config.write_text(text.replace("[libvirt]\n", "[libvirt]\nvnc_listen = 127.0.0.1\n")
+                          + "\n[spice]\nenabled = true\n")
         self.agent.start()
         self.agent.load_image()
         self.agent.call("network.create", name="lab", subnet="192.168.78.0/24", nat=True)
@@ -104,8 +105,10 @@ class RealNicsTest(test_real_guest.RealGuest):
         """The screen is where its address says; a terminal shows what the log has as well, and
         only one at a time."""
         told = self.agent.call("console.url", server=test_real_guest.NAME)
-        [screen] = self.devices(0).graphics  # in another network namespace: not to be opened
-        self.assertEqual(("vnc", screen.port), (screen.type, told["port"]))
+        ports = {screen.type: screen.port  # in another network namespace: not to be opened
+                 for screen in self.devices(0).graphics}
+        spice = self.agent.call("console.url", server=test_real_guest.NAME, kind="spice-html5")
+        self.assertEqual({"vnc": told["port"], "spice": spice["port"]}, ports)
         guest = self.shown()["id"]
         with self.agent.client.console(guest) as console:
             seen = self.read(console, rb"TICK (\d+)")

@@ -126,8 +126,9 @@ class SimulationFindsOfMoves(testtools.TestCase):
         self.at("resize_prep.handover.after_intent", lambda: self.lose(hosts, "host1", 900))
         ways.resize(hosts)
         self.until(hosts, lambda: hosts.conductor.fields(GUEST)["host"] == "host2")
-        self.until(hosts, lambda: {claim.kind for claim in hosts.agents[
-            "host2"].world.journal.claims()} == {"resources", "ports", "disks", "domain"})
+        journal = hosts.agents["host2"].world.journal
+        self.until(hosts, lambda: {claim.kind for claim in journal.claims()} == {
+            "resources", "ports", "disks", "domain", "volumes"})
 
     def test_room_for_a_move_that_ended_elsewhere_is_given_back(self):
         hosts = self.hosts()

@@ -201,6 +201,7 @@ class Host:
             clock=HostClock(self, self.life),
             peers=fakes.FakePeers(self.sim.exchange, self.name, self._hook(self.life, "peers")),
             networks=fakes.FakeNetworks(self.sim.ports, self._hook(self.life, "networks")),
+            volumes=fakes.FakeVolumes(self.sim.ports.with_name("volumes")),
             secrets=Secrets(self.root / "secrets"))
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ import testtools
 from oslo_config import cfg
 
 from compute import concurrency
-from compute.conf import agent, disk
+from compute.conf import agent, disk, volumes
 from compute.errors import Refused
 from compute.model.guest import Flavor, Guest, Image
 from tests.waiting import PATIENCE
@@ -55,9 +55,10 @@ def make_conf(**overrides: Any) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     conf.register_opts(agent.OPTS)
     conf.register_opts(disk.OPTS, group=disk.GROUP)
+    conf.register_opts(volumes.OPTS, group=volumes.GROUP)
     conf([], project="storage-test", default_config_files=[], default_config_dirs=[])
     for name, value in overrides.items():
-        conf.set_override(name, value, group="disk")
+        conf.set_override(name, value, group="disk" if name in conf.disk else "libvirt")
     return conf
 
 

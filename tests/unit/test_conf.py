@@ -111,7 +111,7 @@ class OptionsTest(testtools.TestCase):
 
     def test_limits_are_enforced(self):
         for group, line in (("timeouts", "build = 1"), ("libvirt", "num_pcie_ports = 29"),
-                            ("disk", "images_type = lvm"), ("DEFAULT", "concurrency = fork")):
+                            ("disk", "images_type = zfs"), ("DEFAULT", "concurrency = fork")):
             with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
                 file.write(f"[{group}]\n{line}\n")
                 file.flush()

@@ -170,6 +170,19 @@ class RecoveryTest(testtools.TestCase):
         self.assertEqual({act.value for act in Act}, {row[0] for row in rows})
 
 
+    def test_the_tests_of_partial_failures_exist(self):
+        rows = table(RECOVERY, "row", "when")
+        known = {node.name for path in (TOP / "tests").rglob("test_*.py")
+                 for node in ast.walk(ast.parse(path.read_text()))
+                 if isinstance(node, ast.FunctionDef)}
+        numbers = [int(row[0]) for row in rows]
+        self.assertEqual(sorted(set(numbers)), numbers)
+        for row in rows:
+            named = re.findall(r"`(test_\w+)`", row[-1])
+            self.assertTrue(named, f"row {row[0]} names no test")
+            self.assertEqual(set(), set(named) - known, f"row {row[0]}")
+
+
 class LinksTest(testtools.TestCase):
     def test_links_lead_somewhere(self):
         for page in pages():

@@ -1,6 +1,7 @@
 """The host's file system, bridges and taps."""
 
 import os
+from dataclasses import replace
 
 import fixtures
 import testtools
@@ -59,6 +60,13 @@ class TestBridges(testtools.TestCase):
             error = self.assertRaises(Refused, self.networks.create, network)
             self.assertEqual("network_missing", error.code)
         self.assertRaises(Failed, self.networks.plug, self.nic("eth0"))
+
+    def test_a_bridge_of_open_vswitch_is_a_device(self):
+        nic = Nic("id", "52:54:00:00:00:01", "n", "l", "ovs", "eth0")
+        self.networks.plug(nic)
+        for name in ("none", "", "a/../br0"):
+            error = self.assertRaises(Failed, self.networks.plug, replace(nic, source=name))
+            self.assertIn("ovs-vsctl", error.next)
 
     def test_only_a_tap_is_ever_removed(self):
         self.networks.unplug(self.nic("br0"))

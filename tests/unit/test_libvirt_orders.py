@@ -1,11 +1,12 @@
 """Flags and parameters of libvirt's migration call."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import libvirt
 import testtools
 
 from compute.model.move import MovePlan
+from compute.model.volume import VolumeSource
 from virt.libvirt import orders
 from virt.xml.domain import Domain
 
@@ -77,3 +78,35 @@ class TestOrders(testtools.TestCase):
         self.assertEqual(
             orders.ALWAYS | libvirt.VIR_MIGRATE_TLS | libvirt.VIR_MIGRATE_POSTCOPY
             | libvirt.VIR_MIGRATE_POSTCOPY_RESUME, found)
+
+
+class TestVolumes(testtools.TestCase):
+    """A guest's volumes are where the destination reaches them, and nothing of them is copied."""
+
+    TEXT = XML.format(cache="none").replace("</devices>", """<disk type='file' device='disk'>
+<driver name='qemu' type='raw' cache='none'/><source file='/volumes/one'/><target dev='vdb'/>
+<serial>one</serial><address type='pci' domain='0' bus='1' slot='0' function='0'/></disk>
+</devices>""")
+
+    def plan(self, **changes):
+        there = asdict(VolumeSource("block", "/dev/dm-1", serial="one"))
+        return replace(PLAN, rewrite={"volumes": {"one": there}, "shared": False}, **changes)
+
+    def test_each_is_found_by_its_serial_number(self):
+        values, _ = orders.parameters(self.TEXT, self.TEXT, self.plan(copy_disks=("vda",)))
+        for name in (libvirt.VIR_MIGRATE_PARAM_DEST_XML, libvirt.VIR_MIGRATE_PARAM_PERSIST_XML):
+            disks = {disk.target: disk for disk in Domain.parse(values[name]).devices.disks}
+            self.assertEqual("/a/disk", disks["vda"].source)
+            self.assertEqual(("block", "/dev/dm-1", None), (
+                disks["vdb"].type, disks["vdb"].origin.device, disks["vdb"].source))
+            self.assertIsNotNone(disks["vdb"].node.find("address"))
+        self.assertEqual(["vda"], values[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS])
+
+    def test_libvirts_doubts_about_shared_storage_do_not_hold_them_up(self):
+        """Both hosts were given the volume by its service."""
+        for cache, copies, unsafe in (("none", ("vda",), True), ("writeback", ("vda",), True),
+                                      ("writeback", (), False)):
+            text = self.TEXT.replace("cache='none'/>\n<source file='/a/disk'",
+                                     f"cache='{cache}'/>\n<source file='/a/disk'")
+            found = orders.parameters(text, text, self.plan(copy_disks=copies))[1]
+            self.assertEqual(unsafe, bool(found & libvirt.VIR_MIGRATE_UNSAFE), (cache, copies))

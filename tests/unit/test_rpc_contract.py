@@ -35,7 +35,10 @@ CARRIED_OUT = {
     "snapshot_instance", "backup_instance", "shelve_instance", "shelve_offload_instance",
     "unshelve_instance",
     "soft_delete_instance", "restore_instance", "attach_interface", "detach_interface",
-    "get_vnc_console", "validate_console_port",
+    "get_vnc_console", "get_spice_console", "get_serial_console", "validate_console_port",
+    "reserve_block_device_name", "attach_volume", "detach_volume", "swap_volume",
+    "remove_volume_connection",
+    "cache_images",
 }
 EXPECTED_TO_NOVA = {
     "no_room": "ComputeResourcesUnavailable", "guest_not_found": "InstanceNotFound",
@@ -58,6 +61,9 @@ EXPECTED_TO_NOVA = {
     "no_more_addresses": "NoMoreFixedIps", "port_missing": "PortNotFound",
     "attach_failed": "InterfaceAttachFailed", "console_unavailable": "ConsoleTypeUnavailable",
     "console_type_unknown": "ConsoleTypeInvalid", "console_not_ready": "InstanceNotReady",
+    "volume_not_found": "VolumeNotFound", "volume_attached": "InvalidVolume",
+    "device_in_use": "DevicePathInUse", "too_many_disks": "TooManyDiskDevices",
+    "mapping_not_found": "VolumeBDMNotFound",
 }
 EXPECTED_FROM_NOVA = {
     "UnexpectedTaskStateError": (Refused, "stale"), "UnexpectedVMStateError": (Refused, "stale"),
@@ -78,6 +84,11 @@ EXPECTED_FROM_NOVA = {
     "FixedIpAlreadyInUse": (Refused, "address_in_use"),
     "NoMoreFixedIps": (Refused, "no_more_addresses"), "PortNotFound": (Refused, "port_missing"),
     "InterfaceAttachFailed": (Failed, "attach_failed"),
+    "VolumeNotFound": (Refused, "volume_not_found"),
+    "InvalidVolume": (Refused, "volume_attached"), "DevicePathInUse": (Refused, "device_in_use"),
+    "TooManyDiskDevices": (Refused, "too_many_disks"),
+    "VolumeBDMNotFound": (Refused, "mapping_not_found"),
+    "BDMNotFound": (Refused, "mapping_not_found"),
     "InstanceInvalidState": (Refused, "busy"),
     "ConsoleTypeUnavailable": (Refused, "console_unavailable"),
     "ConsoleTypeInvalid": (Refused, "console_type_unknown"),

@@ -154,7 +154,6 @@ class InspectTest(StorageTest):
     def test_formats_that_are_refused_without_a_download(self):
         for fields, words in (
             ({"disk_format": "vmdk"}, "disk_format is vmdk"),
-            ({"disk_format": "iso"}, "disk_format is iso"),
             ({"disk_format": ""}, "not set"),
             ({"container_format": "ova"}, "container_format is ova"),
         ):

@@ -42,6 +42,35 @@ class OneCopyTest(StorageTest):
             self.copies.remove(self.guest.uuid)
             self.assertEqual([], self.left())
 
+    def test_in_another_format(self):
+        self.copies.make(self.guest.uuid, nothing, nothing)
+        plain = os.stat(self.copies.whole(self.guest.uuid).path).st_size
+        for _ in range(2):  # again does nothing
+            self.copies.shape(self.guest.uuid, "qcow2", True, nothing)
+            copy = self.copies.whole(self.guest.uuid)
+            self.assertEqual(("qcow2", "disk.copy.qcow2"),
+                             (copy.format, os.path.basename(copy.path)))
+            self.assertLess(os.stat(copy.path).st_size, plain)
+            qemu_io(copy.path, "read -P 9 3M 64k")
+        self.copies.shape(self.guest.uuid, "raw", False, nothing)
+        copy = self.copies.whole(self.guest.uuid)
+        self.assertEqual((["disk.copy.raw"], "raw"), (self.left(), copy.format))
+        with open(copy.path, "rb") as file:
+            file.seek(3 << 20)
+            self.assertEqual(b"\x09" * 65536, file.read(65536))
+        self.copies.remove(self.guest.uuid)
+        self.assertEqual([], self.left())
+
+    def test_a_change_of_format_that_is_stopped(self):
+        def stop():
+            raise Aborted("told to stop")
+
+        self.copies.make(self.guest.uuid, nothing, nothing)
+        self.assertRaises(Aborted, self.copies.shape, self.guest.uuid, "raw", False, stop)
+        self.assertEqual("qcow2", self.copies.whole(self.guest.uuid).format)
+        self.copies.shape(self.guest.uuid, "raw", False, nothing)
+        self.assertEqual("raw", self.copies.whole(self.guest.uuid).format)
+
     def test_of_a_raw_disk(self):
         self.make(self.make_store(images_type="raw"))
         self.copies.make(self.guest.uuid, nothing, nothing)

@@ -54,6 +54,28 @@ class RescuingTest(StorageTest):
                               ("rescue", "disk.rescue", device, bus)], self.told(made))
             self.assertEqual(made, self.store.rescuing.disks(self.guest.uuid))
 
+    def iso(self, name="system.iso", mark=b"CD001"):
+        """An ISO image, as far as its first descriptor says."""
+        path = os.path.join(self.path, name)
+        with open(path, "wb") as file:
+            file.write(b"\0" * 0x8000 + b"\1" + mark)
+            file.truncate(1 << 20)
+        return self.source.add(path, disk_format="iso")
+
+    def test_an_iso_image_is_a_disc(self):
+        self.system = self.iso()
+        made = self.create()
+        self.assertEqual([("rescue", "disk.rescue", "cdrom", ""), ("root", "disk", "disk", ""),
+                          ("config", "disk.config.rescue", "cdrom", "")], self.told(made))
+        qemu_io(made[0].path, "read -v 32769 5")
+        made = self.create(hw_rescue_bus="usb")
+        self.assertEqual(("rescue", "disk.rescue", "cdrom", "usb"), self.told(made)[-1])
+        self.assertFails(Failed, "image_unacceptable", lambda: self.create(hw_rescue_bus="virtio"))
+
+    def test_what_is_called_an_iso_image_and_is_none(self):
+        fake = self.iso("fake.iso", b"CD00X")
+        self.assertFails(Failed, "image_unacceptable", lambda: self.fetch(fake))
+
     def test_wishes_that_cannot_be_had(self):
         for properties in ({"hw_rescue_bus": "fdc"}, {"hw_rescue_device": "floppy"},
                            {"hw_rescue_device": "cdrom", "hw_rescue_bus": "virtio"}):

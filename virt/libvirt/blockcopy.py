@@ -11,6 +11,7 @@ from compute.errors import MagnetarError, Refused, Retryable
 from compute.model.guest import CopyState
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
+from virt.storage import linked
 from virt.storage.onecopy import OneCopy
 from virt.xml.disk import Disk
 
@@ -27,6 +28,7 @@ class BlockCopy:
     def begin(self, uuid: str) -> None:
         """See :meth:`virt.driver.Driver.begin_copy`."""
         domain, root = self._domains.required(uuid), self._files.root(uuid)
+        linked.stays(uuid, (root,))
         if self._job(domain, root.path):
             return
         root, path = self._files.begin(uuid)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compute.errors import Failed
 from compute.model import guest as model
-from virt.libvirt import boot, extras, metadata, placed, quota, sev, tpm
+from compute.model import volume as model_volume
+from virt.libvirt import boot, extras, linked, metadata, placed, quota, sev, tpm
+from virt.libvirt import volumes as volume_disks
 from virt.libvirt.hardware import Hardware
 from virt.storage.firmware import KIND as NVRAM
 from virt.storage.firmware import Firmware
@@ -25,7 +27,8 @@ LIMITS = {"virtio": 26, "scsi": 256, "sata": 26, "ide": 4, "usb": 26}
 class Plan:
     """All that a domain is built from. ``cache`` is the cache mode for disks of type file;
     ``console`` the path of the console log, ``firmware`` what this host has of the wished kind,
-    ``shared_cpus`` those of guests that have no place of their own (empty: all)."""
+    ``shared_cpus`` those of guests that have no place of their own (empty: all), ``spice_listen``
+    the address for SPICE (None: none), ``serial_host`` the one for a serial console with a port."""
 
     guest: model.Guest
     disks: Sequence[model.Disk]
@@ -38,6 +41,8 @@ class Plan:
     operation: str
     firmware: Firmware | None = None
     shared_cpus: frozenset[int] = frozenset()
+    spice_listen: str | None = None
+    serial_host: str = ""
 
     @property
     def drives(self) -> list[model.Disk]:
@@ -155,7 +160,8 @@ def buses(domain: Domain, plan: Plan) -> None:
         for index in range(1, options.num_pcie_ports + 1):
             port = controller.Controller(type="pci", index=index, model="pcie-root-port")
             domain.devices.add(port)
-    if "scsi" in {_bus(plan, drive) for drive in plan.drives}:
+    used = {_bus(plan, drive) for drive in plan.drives}
+    if "scsi" in used | {one.volume.bus for one in plan.guest.volumes}:
         made = controller.Controller(type="scsi", index=0, model=hardware.scsi_model)
         if hardware.disk_bus == "scsi":  # not for a cdrom alone
             made.queues = hardware.disk_queues if hardware.disk_queues > 1 else None
@@ -165,30 +171,64 @@ def buses(domain: Domain, plan: Plan) -> None:
 
 def disks(domain: Domain, plan: Plan) -> None:
     used: dict[str, int] = {}
+    given = {one.volume.target for one in plan.guest.volumes}
     virtio = 0
     boots = "rescue" if "rescue" in {drive.role for drive in plan.drives} else "root"
     for drive in plan.drives:
         bus = _bus(plan, drive)
         made = disk.Disk(
             type="file", device=drive.device, driver="qemu", format=drive.format,
-            cache=plan.cache, source=drive.path, target=_target(used, bus), bus=bus,
+            cache=plan.cache, source=drive.path, target=_target(used, bus, given), bus=bus,
         )  # fmt: skip
+        if drive.link:
+            linked.lead(made, drive, plan.options)
         if drive.device == "cdrom":
             made.readonly = True
         else:
             _tune(made, plan)
         if bus == "virtio":
-            _spread(made, plan, virtio)
+            _spread(made, plan.hardware, plan.options, virtio)
             virtio += 1
         if bus == "scsi":
             _place(made, used)
         if drive.role == boots:
             made.boot_order = 1
         domain.devices.add(made)
+    virtio += volumes(domain, plan, used, virtio)
     if plan.hardware.disk_bus in ("virtio", "scsi") or virtio:
         # All disks of virtio-scsi share the controller's one thread; an idle thread helps nobody.
         useful = min(plan.options.disk_iothreads, max(1, virtio))
         domain.iothreads = useful or None
+
+
+def volumes(domain: Domain, plan: Plan, used: dict[str, int], virtio: int) -> int:
+    """The volumes, under the names that they were given; how many of them are on virtio."""
+    count = 0
+    for one in plan.guest.volumes:
+        if one.source is None:
+            continue
+        made = volume(one.volume, one.source, plan.guest.flavor, plan.hardware, plan.options,
+                      virtio + count)
+        count += made.bus == "virtio"
+        if made.bus == "scsi":
+            _place(made, used)
+        domain.devices.add(made)
+    return count
+
+
+def volume(one: model_volume.Volume, source: model_volume.VolumeSource, flavor: model.Flavor,
+           hardware: Hardware, options: Any, index: int = 0) -> disk.Disk:
+    """A volume's disk, for a whole domain or for one that gets it while it runs. Its own limits go
+    before the flavor's."""
+    made = volume_disks.device(one, replace(source, serial=one.shown),
+                               bool(options.disk_detect_zeroes))
+    if made.bus == "virtio":
+        _spread(made, hardware, options, index)
+        if hardware.disk_bus not in ("virtio", "scsi"):
+            made.iothread = None  # a guest without such disks of its own may have no thread
+    if not source.iotune:
+        quota.limit_disk(made, flavor)
+    return made
 
 
 def _bus(plan: Plan, drive: model.Disk) -> str:
@@ -209,10 +249,13 @@ def _place(made: disk.Disk, used: dict[str, int]) -> None:
     made.address_target, made.unit = 0, unit
 
 
-def _target(used: dict[str, int], bus: str) -> str:
-    """The next free name on a bus: vda, vdb, …; the buses named sd share one row of letters."""
+def _target(used: dict[str, int], bus: str, given: Set[str]) -> str:
+    """The next free name on a bus: vda, vdb, …; the buses named sd share one row of letters.
+    ``given`` are those of volumes."""
     prefix = PREFIX[bus]
     index = used.get(prefix, 0)
+    while _named(prefix, index) in given:
+        index += 1
     if index >= LIMITS[bus]:
         raise Failed(
             f"The guest has more than {index} disks on the bus {bus}.",
@@ -221,6 +264,10 @@ def _target(used: dict[str, int], bus: str) -> str:
             code="image_unacceptable",
         )
     used[prefix] = index + 1
+    return _named(prefix, index)
+
+
+def _named(prefix: str, index: int) -> str:
     letters, rest = string.ascii_lowercase, index // len(string.ascii_lowercase)
     first = letters[rest - 1] if rest else ""
     return prefix + first + letters[index % len(letters)]
@@ -229,19 +276,20 @@ def _target(used: dict[str, int], bus: str) -> str:
 def _tune(made: disk.Disk, plan: Plan) -> None:
     """Settings of a writable disk. Native AIO needs cache=none and never blocks only on raw."""
     options = plan.options
-    made.io = "native" if made.format == "raw" and made.cache == "none" else "threads"
+    if made.type != "network":
+        made.io = "native" if made.format == "raw" and made.cache == "none" else "threads"
     if options.hw_disk_discard == "unmap":
         made.discard = "unmap"
         made.detect_zeroes = "unmap" if options.disk_detect_zeroes else None
     quota.limit_disk(made, plan.guest.flavor)
 
 
-def _spread(made: disk.Disk, plan: Plan, index: int) -> None:
+def _spread(made: disk.Disk, hardware: Hardware, options: Any, index: int) -> None:
     """Queues and I/O thread of a virtio disk; the threads take turns."""
-    if plan.hardware.disk_queues > 1:
-        made.queues = plan.hardware.disk_queues
-    if plan.options.disk_iothreads:
-        made.iothread = index % plan.options.disk_iothreads + 1
+    if hardware.disk_queues > 1:
+        made.queues = hardware.disk_queues
+    if options.disk_iothreads:
+        made.iothread = index % options.disk_iothreads + 1
 
 
 def nics(domain: Domain, plan: Plan) -> None:
@@ -254,10 +302,9 @@ def network_interface(nic: model.Nic, flavor: model.Flavor, hardware: Hardware,
                       options: Any) -> interface.Interface:
     """A NIC, for a whole domain or for one that gets it while it runs."""
     made = interface.Interface(
-        type=nic.kind, mac=nic.mac, tap=nic.tap, mtu=nic.mtu,
-        model=nic.model or hardware.vif_model,
+        mac=nic.mac, tap=nic.tap, mtu=nic.mtu, model=nic.model or hardware.vif_model,
     )  # fmt: skip
-    made.source = interface.InterfaceSource(**{nic.kind: nic.source})
+    made.join(nic.kind, nic.source, nic.id)
     if made.model == "virtio":
         made.queues = hardware.vif_queues if hardware.vif_queues > 1 else None
         made.rx_queue_size = options.rx_queue_size
@@ -267,9 +314,11 @@ def network_interface(nic: model.Nic, flavor: model.Flavor, hardware: Hardware,
 
 
 def consoles(domain: Domain, plan: Plan) -> None:
-    domain.devices.add(
-        chardev.Serial(type="pty", log=plan.console, append=True, target="isa-serial", port=0)
-    )
+    made = chardev.Serial(type="pty", log=plan.console, append=True, target="isa-serial", port=0)
+    if plan.guest.serial_port is not None:
+        made.type, made.mode, made.protocol = "tcp", "bind", "raw"
+        made.host, made.service = plan.serial_host, plan.guest.serial_port
+    domain.devices.add(made)
 
 
 def guest_agent(domain: Domain, plan: Plan) -> None:
@@ -286,6 +335,9 @@ def screen(domain: Domain, plan: Plan) -> None:
             made.autoport, made.listen = True, "address"
             made.address = options.vnc_listen
         domain.devices.add(made)
+    if plan.spice_listen is not None and hardware.video != "none":
+        domain.devices.add(display.Graphics(
+            type="spice", autoport=True, listen="address", address=plan.spice_listen))
     domain.devices.add(display.Video(model=hardware.video, vram=hardware.vram))
 
 

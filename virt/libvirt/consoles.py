@@ -19,6 +19,7 @@ from compute.errors import Refused, Unknown
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
 from virt.libvirt.errors import translate
+from virt.xml.chardev import Serial
 from virt.xml.domain import Domain
 
 PIECE = 4096
@@ -34,17 +35,24 @@ class Consoles:
     def __init__(self, connection: Connection, domains: Domains, connect: Callable[[], Any]):
         self._connection, self._domains, self._connect = connection, domains, connect
 
-    def screen_port(self, uuid: str) -> int | None:
-        """See :meth:`virt.driver.Driver.screen_port`."""
-        domain = self._domains.required(uuid)
-        text = self._connection.call("read_definition", domain.XMLDesc, 0)
-        ports = [each.port for each in Domain.parse(text).devices.graphics
-                 if each.type == "vnc" and each.port and each.port > 0]  # fmt: skip
+    def port(self, uuid: str, kind: str) -> int | None:
+        """See :meth:`virt.driver.Driver.console_port`."""
+        devices = self._definition(uuid).devices
+        if kind == "serial":
+            return next((each.service for each in devices.serials if each.type == "tcp"), None)
+        ports = [each.port for each in devices.graphics
+                 if each.type == kind and each.port and each.port > 0]  # fmt: skip
         return ports[0] if ports else None
+
+    def _definition(self, uuid: str) -> Domain:
+        domain = self._domains.required(uuid)
+        return Domain.parse(self._connection.call("read_definition", domain.XMLDesc, 0))
 
     def open(self, uuid: str, force: bool) -> socket.socket:
         """See :meth:`virt.driver.Driver.open_console`."""
-        self._domains.required(uuid)  # ours, and here
+        first = next(iter(self._definition(uuid).devices.serials), None)
+        if first is not None and first.type == "tcp":
+            return self._tcp(uuid, first)
         near, far = socket.socketpair()
         carrier = _Carrier(uuid, os.dup(far.fileno()), self._connect, force)
         far.close()
@@ -58,6 +66,17 @@ class Consoles:
             near.close()
             raise self._refusal(uuid, carrier.error)
         return near
+
+    @staticmethod
+    def _tcp(uuid: str, serial: Serial) -> socket.socket:
+        """A console with a port; QEMU serves one at a time, and lets others wait unseen."""
+        try:
+            return socket.create_connection((serial.host, serial.service), OPEN_SECONDS)
+        except OSError as error:
+            raise Refused(f"The console of guest {uuid} does not answer at {serial.host} port "
+                          f"{serial.service}: {error}.", now="Nothing is shown.",
+                          next="Start the guest if it is off, and ask again.",
+                          code="invalid_state") from error
 
     @staticmethod
     def _refusal(uuid: str, error: BaseException) -> BaseException:

@@ -29,6 +29,8 @@ SLOW = 4  # times the usual deadline: QEMU starts and ends in its own time
 class Domains:
     """The domains of one libvirtd."""
 
+    undefine_flags = UNDEFINE
+
     def __init__(self, connection: Connection, timeout: float, notes: Notes | None = None):
         self._connection, self._slow = connection, timeout * SLOW
         self.ownership = OwnershipCache(notes)
@@ -45,15 +47,12 @@ class Domains:
         migration that a process before this one began is known once :meth:`state` has seen it.
         """
         ticket = self.ownership.ticket()
-        found = self._connection.ask(
-            "list_domain_states", libvirt.virConnect.getAllDomainStats,
-            libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
-        )  # fmt: skip
+        found = self._all()
         # Asked second: a domain that turns persistent in between is at worst called transient.
         fleeting = self._listed("transient", libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-        saved = self._listed("saved", libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        saved = self._saved()
         result, confirm = {}, CONFIRM_AT_ONCE
-        for domain, stats in found:
+        for domain, number, why in found:
             uuid = domain.UUIDString()
             owned = self.ownership.get(uuid)
             if owned is None and confirm == 0:
@@ -62,13 +61,25 @@ class Domains:
                 confirm -= self.ownership.noted(uuid) is not None
                 owned = self._read_seen(domain, uuid, ticket)
             if owned is not None:
-                number, why = stats["state.state"], stats.get("state.reason", 0)
                 result[uuid] = _state(
                     domain, number, why, uuid not in fleeting, owned, uuid in saved,
                     self._job_of(domain, uuid, number, why),
                 )  # fmt: skip
         self.ownership.keep_only(set(result))
         return result
+
+    def _all(self) -> list[tuple[Any, int, int]]:
+        """Handle, state and reason of each domain, by one call."""
+        found = self._connection.ask(
+            "list_domain_states", libvirt.virConnect.getAllDomainStats,
+            libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        )  # fmt: skip
+        return [(domain, stats["state.state"], stats.get("state.reason", 0))
+                for domain, stats in found]
+
+    def _saved(self) -> set[str]:
+        """The domains whose memory was saved to disk."""
+        return self._listed("saved", libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
 
     def _listed(self, what: str, flags: int) -> set[str]:
         found = self._connection.ask(
@@ -91,7 +102,7 @@ class Domains:
     def job(self, domain: Any, uuid: str, number: int, why: int) -> str:
         """The word for a domain's job, asked now: see :attr:`GuestState.job`."""
         found = ""
-        if number not in _OFF:
+        if number not in OFF:
             told = (number, why) in jobs.TELLING
             found = jobs.word(number, why, None if told else jobs.read(self._connection, domain))
             found = found or self._begun(uuid)
@@ -121,7 +132,7 @@ class Domains:
         try:
             number, why = self._connection.call("read_domain_state", domain.state)
             persistent = bool(self._connection.call("read_persistence", domain.isPersistent))
-            saved = number in _OFF and self.has_saved(domain)
+            saved = number in OFF and self.has_saved(domain)
             job = self.job(domain, uuid, number, why)
         except Refused as error:
             if error.code == "guest_not_found":
@@ -191,7 +202,8 @@ class Domains:
             return
         self.ownership.forget(uuid)
         try:
-            self._connection.call("undefine_domain", domain.undefineFlags, UNDEFINE)
+            self._connection.call("undefine_domain", domain.undefineFlags,
+                                  self.undefine_flags)  # fmt: skip
         except Refused as error:
             if error.code != "guest_not_found" and self._is_persistent(uuid):
                 raise
@@ -207,7 +219,7 @@ class Domains:
     def shutdown(self, uuid: str) -> None:
         """Ask it to shut down: by its agent if that answers, else by ACPI."""
         domain = self.required(uuid)
-        self._unless(domain, _OFF, "shut_down_domain", domain.shutdown)
+        self._unless(domain, OFF, "shut_down_domain", domain.shutdown)
 
     def resume(self, uuid: str) -> None:
         """Let it go on, unless it does."""
@@ -225,7 +237,7 @@ class Domains:
         if domain is None:
             return
         try:
-            self._unless(domain, _OFF, "stop_domain", domain.destroy, timeout=self._slow)
+            self._unless(domain, OFF, "stop_domain", domain.destroy, timeout=self._slow)
         except Refused as error:
             if error.code != "guest_not_found":
                 raise
@@ -262,6 +274,13 @@ class Domains:
             )
         return domain
 
+    def is_ours(self, domain: Any, uuid: str) -> bool:
+        """Whether a listed domain is ours; asks libvirt only about one not seen before."""
+        owned = self.ownership.get(uuid)
+        if owned is None:
+            owned = self._read_seen(domain, uuid, self.ownership.ticket())
+        return owned is not None and owned.ours
+
     def _ours(self, uuid: str) -> Any | None:
         """The handle of a domain of ours, None if there is none; ownership is read now."""
         domain = self.find(uuid)
@@ -278,7 +297,7 @@ class Domains:
         return domain
 
 
-_OFF = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
+OFF = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
 _ACTIVE = (
     libvirt.VIR_DOMAIN_RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED,

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from oslo_log import log
 
+from compute.conf.libvirt import OTHER_TYPES
 from compute.errors import MagnetarError, NeedsOperator
 from compute.model.guest import Disk, Guest, GuestState, HostFacts, Nic
 from compute.model.numa import cpu_sets
 from virt.libvirt import host as this_host
+from virt.libvirt.attaching import Attaching
 from virt.libvirt.call import Calls
 from virt.libvirt.connection import CONNECTED, Connection
 from virt.libvirt.domains import Domains
@@ -26,6 +28,7 @@ from virt.libvirt.movable import Movable
 from virt.libvirt.moves import Moves
 from virt.libvirt.networks import Networks
 from virt.libvirt.notes import Notes
+from virt.libvirt.plaindomains import Containers, PlainDomains
 from virt.libvirt.sleep import Sleep
 from virt.libvirt.tended import Tended
 from virt.libvirt.tls import Certificates
@@ -42,7 +45,7 @@ LOG = log.getLogger(__name__)
 PATIENCE = 0.2  # seconds that a description of the host waits for the proof of KVM
 
 
-class LibvirtDriver(Movable, Tended):
+class LibvirtDriver(Movable, Tended, Attaching):
     """Guests under libvirt and QEMU; their disks are the store's matter.
 
     :param conf: the global configuration.
@@ -58,7 +61,10 @@ class LibvirtDriver(Movable, Tended):
         keepalive = (options.keepalive_interval, options.keepalive_count)
         self.connection = Connection(options.connection_uri, self.calls, keepalive=keepalive)
         notes = Notes(os.path.join(conf.state_path, "domains.notes"), options.connection_uri)
-        self.domains = Domains(self.connection, options.call_timeout, notes)
+        kind = Domains
+        if self._without_qemu():
+            kind = Containers if options.virt_type == "lxc" else PlainDomains
+        self.domains = kind(self.connection, options.call_timeout, notes)
         self.networks = Networks(self.connection)
         self.host = Host(self.connection)
         self.certificates = Certificates()
@@ -138,6 +144,8 @@ class LibvirtDriver(Movable, Tended):
 
     def _warm_up(self) -> None:
         """Find out beforehand what the first guest would have to wait for."""
+        if self._without_qemu():
+            return
         from virt.libvirt import builder  # noqa: F401 - the import itself takes a while
 
         try:
@@ -161,8 +169,8 @@ class LibvirtDriver(Movable, Tended):
         except OSError as error:
             raise NeedsOperator(**this_host.describe_log_error(uuid, error)) from error
 
-    def screen_port(self, uuid: str) -> int | None:
-        return self.consoles.screen_port(uuid)
+    def console_port(self, uuid: str, kind: str) -> int | None:
+        return self.consoles.port(uuid, kind)
 
     def open_console(self, uuid: str, force: bool = False) -> socket.socket:
         return self.consoles.open(uuid, force)
@@ -172,13 +180,17 @@ class LibvirtDriver(Movable, Tended):
         self, guest: Guest, disks: Iterable[Disk], nics: Iterable[Nic], *,
         generation: int, operation: str,
     ) -> Mapping[str, str]:
-        decided = self.hardware_of(guest)
+        decided = None if self._without_qemu() else self.hardware_of(guest)
         domain = self._built(guest, decided, tuple(disks), tuple(nics), generation, operation)
         self.domains.define(guest.uuid, guest.name, domain.to_xml(), generation)
-        return decided.recorded()
+        return decided.recorded() if decided else {}
 
     def check_guest(self, guest: Guest) -> None:
-        self._built(guest, self.hardware_of(guest), (), guest.nics, 0, "")
+        decided = None if self._without_qemu() else self.hardware_of(guest)
+        self._built(guest, decided, (), guest.nics, 0, "")
+
+    def _without_qemu(self) -> bool:
+        return self.conf.libvirt.virt_type in OTHER_TYPES
 
     def hardware_of(self, guest: Guest) -> Hardware:
         """What hardware the guest gets. Raises Failed for what nobody can do, Refused (host_unfit)
@@ -193,11 +205,16 @@ class LibvirtDriver(Movable, Tended):
         return decided
 
     def _built(
-        self, guest: Guest, decided: Hardware, disks: tuple[Disk, ...], nics: tuple[Nic, ...],
-        generation: int, operation: str,
+        self, guest: Guest, decided: Hardware | None, disks: tuple[Disk, ...],
+        nics: tuple[Nic, ...], generation: int, operation: str,
     ) -> Domain:
-        from virt.libvirt import builder
+        from virt.libvirt import builder, othertypes
         from virt.storage import firmware
+
+        if decided is None:
+            return othertypes.build(othertypes.Plan(
+                self.virt_type(), self.host.caps().arch, guest, disks, nics, generation,
+                operation, self.conf.libvirt.vnc_listen))  # fmt: skip
 
         uefi = decided.firmware
         kept = next((disk.size for disk in disks if disk.role == firmware.KIND), None)
@@ -207,7 +224,8 @@ class LibvirtDriver(Movable, Tended):
                 options=self.conf.libvirt, cache=self._cache_mode(),
                 console=self._console(guest.uuid), generation=generation, operation=operation,
                 firmware=firmware.required(uefi, kept) if uefi else None,
-                shared_cpus=self._shared_cpus(),
+                shared_cpus=self._shared_cpus(), spice_listen=self._spice(),
+                serial_host=self.conf.serial_console.proxyclient_address,
             )  # fmt: skip
         )
 

@@ -54,6 +54,9 @@ TABLE: dict[int, Row] = {
     libvirt.VIR_ERR_NO_DOMAIN: Row(
         Refused, "guest_not_found", "libvirt has no such domain on this host.",
         "Ask 'magnetar explain' where the guest should be."),
+    libvirt.VIR_ERR_NO_SECRET: Row(
+        Failed, "secret_not_found", "Nothing was changed.",
+        "Detach the volume and attach it again, so that its secret is told anew."),
     libvirt.VIR_ERR_NO_NETWORK: Row(
         Failed, "network_missing", "Nothing was changed.",
         "Create the libvirt network, or use another one."),

@@ -137,7 +137,7 @@ def decide(
         vif_model=wishes.word("hw_vif_model", VIF_MODELS, "virtio"),
         vif_queues=queues if _multiqueue(wishes, options) else 1,
         disk_queues=queues,
-        **_screen(wishes, options),
+        **_screen(wishes, options.vnc or conf.spice.enabled),
         pointer=wishes.word("hw_pointer_model", POINTERS, "ps2mouse"),
         agent=_either(wishes.switch("image", "hw_qemu_guest_agent"), options.guest_agent),
         **_rng(wishes),
@@ -290,8 +290,8 @@ def _multiqueue(wishes: Wishes, options: Any) -> bool:
     return _either(flavor, _either(image, options.vif_multiqueue))
 
 
-def _screen(wishes: Wishes, options: Any) -> dict[str, Any]:
-    video = wishes.word("hw_video_model", VIDEO_MODELS, "virtio" if options.vnc else "none")
+def _screen(wishes: Wishes, shown: bool) -> dict[str, Any]:
+    video = wishes.word("hw_video_model", VIDEO_MODELS, "virtio" if shown else "none")
     vram = wishes.number("image", "hw_video_ram")
     most = wishes.number("flavor", "hw_video:ram_max_mb")
     if vram and (most is None or vram > most):

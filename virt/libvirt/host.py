@@ -12,6 +12,7 @@ from typing import Any
 import libvirt
 from oslo_log import log
 
+from compute.conf.libvirt import OTHER_TYPES
 from compute.errors import Failed, Refused, Unknown
 from compute.model.guest import HostFacts
 from virt.libvirt import abilities, caps
@@ -110,6 +111,8 @@ class Host:
 
 def _supported(host: HostCaps, virt_type: str) -> tuple[tuple[str, str, str], ...]:
     """(architecture, hypervisor, mode): KVM only for the host's own, once it is proven."""
+    if virt_type in OTHER_TYPES:
+        return ((host.arch, virt_type, "exe" if virt_type == "lxc" else HVM),)
     return tuple(
         (support.arch, kind, HVM)
         for support in host.support.values()

@@ -188,8 +188,15 @@ class Movable(Stored):
             made.pop("paths"), self._console(guest.uuid), self.conf.libvirt.vnc_listen,
             guest.nics, made["shared"], self._cache_mode(), loader, guest.placement,
             format_set(self._shared_cpus()), self.conf.libvirt.realtime_scheduler_priority,
+            guest.volumes,
         )  # fmt: skip
+        listens = [self.conf.serial_console.proxyclient_address, guest.serial_port]
+        told |= {"spice": self._spice(), "serial": listens if guest.serial_port else []}
         return {**self.facts.incoming(), **made, "rewrite": told}
+
+    def _spice(self) -> str | None:
+        """Where SPICE listens on this host; None: guests have none."""
+        return self.conf.spice.server_listen if self.conf.spice.enabled else None
 
     def keep_console(self, uuid: str, packed: str) -> None:
         self.store.keep_console(uuid, packed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import libvirt
@@ -42,6 +42,9 @@ class Networks:
         """Make and start a NAT network, or check a bridge; see Driver.create_network."""
         if not network.get("cidr"):
             bridge = network.get("bridge")
+            if network.get("kind") == "ovs":
+                self._check_switch(bridge or "")
+                return
             if not bridge or not self._is_bridge(bridge):
                 raise _refused(
                     "network_missing", f"There is no bridge {bridge!r} on this host.",
@@ -167,6 +170,9 @@ class Networks:
 
         :raises Failed: code ``network_missing``.
         """
+        if nic.kind == "ovs":
+            self._check_switch(nic.source)
+            return None
         if nic.kind == "bridge":
             if not self._is_bridge(nic.source):
                 raise Failed(
@@ -181,23 +187,24 @@ class Networks:
             raise _missing(nic.source)
         return network
 
+    def _check_switch(self, name: str) -> None:
+        """A bridge of Open vSwitch has a device of its name on the host."""
+        if not name or "/" in name or not os.path.isdir(os.path.join(self._sys_net, name)):
+            raise Failed(f"Open vSwitch has no bridge {name!r} on this host.",
+                         now="Nothing was changed.",
+                         next="See with 'ovs-vsctl show' whether the switch runs here.",
+                         code="network_missing")
+
     def unplug(self, nic: Nic) -> None:
-        """Remove a tap device that outlived its guest; quiet if there is none."""
+        """Remove a tap device, and a port of Open vSwitch, that outlived the guest; quiet if there
+        is none."""
+        if nic.kind == "ovs":
+            _run("ovs-vsctl", "--timeout=20", "--if-exists", "del-port", nic.source, nic.tap,
+                 of=f"The port {nic.tap} of {nic.source}")
         path = os.path.join(self._sys_net, nic.tap)
-        if not os.path.exists(os.path.join(path, "tun_flags")):
-            return
-        # Bounded by a command, since under eventlet a timeout raises another module's class.
-        done = subprocess.run(
-            ["timeout", "30", "ip", "link", "delete", "dev", nic.tap],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode and os.path.exists(path):
-            raise Retryable(
-                f"The tap device {nic.tap} could not be removed: {done.stderr.strip()}.",
-                now="It is still there.",
-                next="It is tried again.",
-                code="tap_left",
-            )
+        if os.path.exists(os.path.join(path, "tun_flags")):
+            _run("ip", "link", "delete", "dev", nic.tap, of=f"The tap device {nic.tap}",
+                 unless=lambda: not os.path.exists(path))
 
     def _is_bridge(self, name: str) -> bool:
         fine = name and "/" not in name and name not in (".", "..")
@@ -215,6 +222,22 @@ class Networks:
 
     def _description(self, network: Any) -> Network:
         return Network.parse(self._connection.call("read_network", network.XMLDesc))
+
+
+def _run(*command: str, of: str, unless: Callable[[], bool] = lambda: False) -> None:
+    """Run a command that removes something; ``unless`` tells whether it is gone all the same.
+
+    :raises Retryable: code ``tap_left``.
+    """
+    # Bounded by a command, since under eventlet a timeout raises another module's class.
+    done = subprocess.run(["timeout", "30", *command], capture_output=True, text=True, check=False)
+    if done.returncode and not unless():
+        raise Retryable(
+            f"{of} could not be removed: {done.stderr.strip()}.",
+            now="It is still there.",
+            next="It is tried again.",
+            code="tap_left",
+        )
 
 
 def _missing(name: str) -> Failed:

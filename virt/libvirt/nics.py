@@ -8,7 +8,7 @@ from typing import Any
 import libvirt
 from lxml import etree
 
-from compute.errors import MagnetarError
+from compute.errors import Failed, MagnetarError, Refused
 from compute.model.guest import Nic
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
@@ -57,15 +57,36 @@ class DomainNics:
 
     def taps(self) -> Mapping[str, frozenset[str]]:
         """See :meth:`virt.driver.Driver.taps`."""
-        found = self._connection.ask(
-            "list_domain_taps", libvirt.virConnect.getAllDomainStats,
-            libvirt.VIR_DOMAIN_STATS_INTERFACE,
-            libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-            | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
-        )  # fmt: skip
+        try:
+            found = self._connection.ask(
+                "list_domain_taps", libvirt.virConnect.getAllDomainStats,
+                libvirt.VIR_DOMAIN_STATS_INTERFACE,
+                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+                | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+            )  # fmt: skip
+        except Failed as error:
+            if error.code != "unsupported":
+                raise
+            return self._taps_one_by_one()
         return {domain.UUIDString(): frozenset(
             name for key, name in stats.items() if key.startswith("net.") and key.endswith(".name")
         ) for domain, stats in found}
+
+    def _taps_one_by_one(self) -> Mapping[str, frozenset[str]]:
+        """The same from libvirt's smaller drivers, which have no bulk query."""
+        listed = self._connection.ask("list_active_domains", libvirt.virConnect.listAllDomains,
+                                      libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)  # fmt: skip
+        found = {}
+        for domain in listed:
+            try:
+                text = self._connection.call("read_definition", domain.XMLDesc, 0)
+            except Refused as error:
+                if error.code != "guest_not_found":
+                    raise
+            else:
+                nics = Domain.parse(text).devices.interfaces
+                found[domain.UUIDString()] = frozenset(nic.tap for nic in nics if nic.tap)
+        return found
 
     def _nodes(self, domain: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The interface elements by MAC address: those stored, and those of the running domain."""

@@ -79,7 +79,8 @@ def _surely_shared(live: str, plan: MovePlan) -> bool:
     libvirt only knows some file systems as shared, by their type. The destination found the very
     same files, which is better proof; but then nothing may be cached on the source.
     """
-    if plan.copy_disks or not plan.rewrite.get("shared"):
+    if not plan.rewrite.get("volumes") and (plan.copy_disks or not plan.rewrite.get("shared")):
         return False
-    disks = Domain.parse(live).devices.disks
+    disks = [disk for disk in Domain.parse(live).devices.disks
+             if disk.target not in plan.copy_disks]
     return all(disk.readonly or disk.cache in UNCACHED for disk in disks)

@@ -8,18 +8,19 @@ and is added to PARTS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compute.model.guest import Nic
 from compute.model.move import MovePlan
 from compute.model.numa import Placement
+from compute.model.volume import Attached, VolumeSource
 from virt.libvirt import placed
+from virt.libvirt.volumes import origin
 from virt.storage.firmware import KIND as NVRAM
 from virt.xml.chardev import CharDevice
 from virt.xml.domain import Domain
-from virt.xml.interface import InterfaceSource
 from virt.xml.metadata import Metadata, Ownership
 
 UNCACHED = ("none", "directsync")  # cache modes that keep nothing on the host; AIO needs one
@@ -29,8 +30,10 @@ UNCACHED = ("none", "directsync")  # cache modes that keep nothing on the host; 
 class Rewrite:
     """The destination's values. ``disks`` are paths by target (``vda``), ``cache`` how disks that
     get another path are cached there, ``console`` the path of the console log, ``listen`` the
-    address for screens (empty: a unix socket; None: as it is), ``nics`` what each MAC is attached
-    to there, ``loader`` the path of the firmware there,
+    address for VNC (empty: a unix socket; None: as it is), ``spice`` that for SPICE, ``serial``
+    where its serial console listens (empty: nowhere; None: as it is), ``nics`` what each MAC is
+    attached to there, ``loader`` the path of the firmware there,
+    ``volumes`` where each serial number is,
     ``placement`` the guest's place there or else ``shared_cpus`` (None: as it is, empty: all)."""
 
     generation: int
@@ -44,6 +47,9 @@ class Rewrite:
     placement: Placement | None = None
     shared_cpus: str | None = None
     priority: int = 1
+    spice: str | None = None
+    serial: tuple[Any, ...] | None = None
+    volumes: Mapping[str, VolumeSource] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: MovePlan) -> Rewrite:
@@ -55,14 +61,17 @@ class Rewrite:
             {nic["mac"].lower(): nic for nic in told.get("nics") or ()}, told.get("cache"),
             told.get("loader"),
             Placement.from_plain(told["placement"]) if told.get("placement") else None,
-            told.get("shared_cpus"), told.get("priority") or 1,
+            told.get("shared_cpus"), told.get("priority") or 1, told.get("spice"),
+            tuple(told["serial"]) if "serial" in told else None,
+            {serial: VolumeSource.from_plain(plain)
+             for serial, plain in (told.get("volumes") or {}).items()},
         )  # fmt: skip
 
 
 def describe(
     disks: Mapping[str, str], console: str, listen: str, nics: tuple[Nic, ...], shared: bool,
     cache: str, loader: str | None = None, placement: Placement | None = None,
-    shared_cpus: str = "", priority: int = 1,
+    shared_cpus: str = "", priority: int = 1, volumes: Iterable[Attached] = (),
 ) -> dict[str, Any]:
     """A destination's values as plain data; ``shared`` is whether both hosts see the disks."""
     return {
@@ -75,9 +84,10 @@ def describe(
         "placement": placement.to_plain() if placement else None,
         "shared_cpus": shared_cpus,
         "priority": priority,
+        "volumes": {one.volume.shown: asdict(one.source) for one in volumes if one.source},
         "nics": [
-            {"mac": nic.mac, "kind": nic.kind, "source": nic.source, "tap": nic.tap,
-             "mtu": nic.mtu}
+            {"id": nic.id, "mac": nic.mac, "kind": nic.kind, "source": nic.source,
+             "tap": nic.tap, "mtu": nic.mtu}
             for nic in nics
         ],
     }  # fmt: skip
@@ -111,6 +121,15 @@ def disks(domain: Domain, wanted: Rewrite) -> None:
                 disk.io = "threads"
 
 
+def volumes(domain: Domain, wanted: Rewrite) -> None:
+    """Volumes are where the destination reaches them; nothing of them is copied."""
+    for disk in domain.devices.disks:
+        source = wanted.volumes.get(disk.serial or "")
+        if source is not None:
+            disk.type, disk.origin = source.kind, origin(source)
+            disk.backing_store = False
+
+
 def firmware(domain: Domain, wanted: Rewrite) -> None:
     """The destination's copy of the firmware, and of the guest's variables in its directory."""
     if domain.os is None or domain.os.loader is None:
@@ -135,10 +154,26 @@ def console_log(domain: Domain, wanted: Rewrite) -> None:
             device.log = wanted.console
 
 
+def serial_port(domain: Domain, wanted: Rewrite) -> None:
+    """The destination's port of a serial console that has one; the guest sees no difference."""
+    listed: list[CharDevice] = [*domain.devices.serials, *domain.devices.consoles]
+    for device in listed:
+        if device.type != "tcp" or wanted.serial is None:
+            continue
+        if wanted.serial:
+            device.host, device.service = wanted.serial
+        else:
+            device.type = "pty"
+            device.mode = device.host = device.service = device.protocol = None
+
+
 def screens(domain: Domain, wanted: Rewrite) -> None:
-    if wanted.listen is None:
-        return
     for screen in domain.devices.graphics:
+        if screen.type == "spice":
+            screen.former_listen = screen.port = None
+            screen.address, screen.autoport = wanted.spice or screen.address, True
+        if screen.type != "vnc" or wanted.listen is None:
+            continue
         screen.former_listen = screen.port = screen.socket = screen.listen_socket = None
         screen.listen = "address" if wanted.listen else "socket"
         screen.address = wanted.listen or None
@@ -152,9 +187,8 @@ def interfaces(domain: Domain, wanted: Rewrite) -> None:
         nic = wanted.nics.get((device.mac or "").lower())
         if nic is None:
             continue
-        device.type = nic["kind"]
         # Anew, so that nothing of the old host's port stays.
-        device.source = InterfaceSource(**{nic["kind"]: nic["source"]})
+        device.join(nic["kind"], nic["source"], nic.get("id", ""))
         device.tap = nic["tap"]
         if device.mtu is not None and nic["mtu"]:
             device.mtu = nic["mtu"]
@@ -163,9 +197,11 @@ def interfaces(domain: Domain, wanted: Rewrite) -> None:
 PARTS: tuple[Callable[[Domain, Rewrite], None], ...] = (
     ownership,
     disks,
+    volumes,
     firmware,
     place,
     console_log,
+    serial_port,
     screens,
     interfaces,
 )

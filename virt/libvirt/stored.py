@@ -59,6 +59,9 @@ class Stored:
     def copied(self, uuid: str) -> Disk | None:
         return self.store.copies.whole(uuid)
 
+    def shape_copy(self, uuid: str, format: str, compress: bool, cancel: Cancel) -> None:
+        self.store.copies.shape(uuid, format, compress, cancel)
+
     def detach_base(self, uuid: str) -> None:
         self.store.copies.detach_base(uuid)
 

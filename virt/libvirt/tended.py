@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from compute.model.diagnostics import Diagnostics
+from compute.model.diagnostics import Diagnostics, Usage
 from compute.model.guest import CachedImage, Disk, Guest, Image
 from virt.libvirt.connection import Connection
 from virt.libvirt.domains import Domains
@@ -35,6 +35,11 @@ class Tended:
         from virt.libvirt import diagnostics
 
         return diagnostics.read(self.connection, self.domains, uuid)
+
+    def usage(self) -> Mapping[str, Usage]:
+        from virt.libvirt import usage
+
+        return usage.read(self.connection, self.domains)
 
     # -- its agent --------------------------------------------------------------------------
     def set_password(self, uuid: str, user: str, password: str) -> None:

@@ -183,8 +183,18 @@ class QemuImg:
 
         ``size`` in bytes is only used for the limit of CPU time.
         """
-        argv = ("convert", "-q", "-f", format, "-O", "raw", source, target)
-        self._run(*argv, more_cpu=_more_cpu(size))
+        self.convert(source, format, target, "raw", size)
+
+    def convert(
+        self, source: str, format: str, target: str, wanted: str, size: int,
+        cancel: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Copy an image's contents to a file of the format ``wanted`` that stands by itself.
+
+        ``size`` in bytes is only used for the limit of CPU time. ``cancel`` stops it by raising.
+        """
+        argv = ("convert", "-q", "-f", format, "-O", wanted, source, target)
+        self._run(*argv, more_cpu=_more_cpu(size), cancel=cancel)
 
     def flatten(
         self, source: str, format: str, target: str, size: int, cancel: Callable[[], None]
@@ -193,7 +203,24 @@ class QemuImg:
 
         ``size`` in bytes is only used for the limit of CPU time. ``cancel`` stops it by raising.
         """
-        argv = ("convert", "-q", "-f", format, "-O", format, source, target)
+        self.convert(source, format, target, format, size, cancel)
+
+    def fill(self, source: str, format: str, device: str, size: int) -> None:
+        """Write an image's contents to a device that exists.
+
+        ``size`` in bytes is only used for the limit of CPU time.
+        """
+        argv = ("convert", "-q", "-n", "-f", format, "-O", "raw", source, device)
+        self._run(*argv, more_cpu=_more_cpu(size))
+
+    def reshape(
+        self, source: str, format: str, target: str, wanted: str, compress: bool, size: int,
+        cancel: Callable[[], None],
+    ) -> None:
+        """Copy a file that stands by itself to one of another format, or with its contents
+        compressed; ``size`` and ``cancel`` as for :meth:`flatten`."""
+        packed = ("-c",) if compress and wanted == "qcow2" else ()
+        argv = ("convert", "-q", *packed, "-f", format, "-O", wanted, source, target)
         self._run(*argv, more_cpu=_more_cpu(size), cancel=cancel)
 
     def absorb(self, path: str, size: int) -> None:

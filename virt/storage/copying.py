@@ -18,7 +18,7 @@ from compute import concurrency
 from compute.errors import Failed, NeedsOperator, Retryable
 from compute.model.guest import CachedImage, Disk, Image
 from virt.driver import Cancel, Progress
-from virt.storage import aside, command, console, files, locks
+from virt.storage import aside, command, console, files, linked, locks
 from virt.storage.cache import Cache
 from virt.storage.dirs import RECORD, Dirs, Record, backing_file, parse
 from virt.storage.source import Source, vanished
@@ -125,6 +125,7 @@ class Copier:
                     record = parse(found[name], self._dirs.of(uuid))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _unacceptable(f"{source.where}/{name} cannot be read ({error})") from error
+        linked.stays(uuid, record.disks)
         sizes = {}
         for disk in record.disks:
             name = os.path.basename(disk.path)

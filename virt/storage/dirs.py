@@ -15,12 +15,12 @@ import shutil
 import struct
 import time
 from calendar import timegm
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from compute import concurrency
-from compute.errors import Refused, Retryable, Unknown
+from compute.errors import MagnetarError, Refused, Retryable, Unknown
 from compute.model.guest import Disk
 from virt.storage import files
 
@@ -44,10 +44,13 @@ class Record:
 
 
 class Dirs:
-    """The directories of one ``instances_path``."""
+    """The directories of one ``instances_path``.
 
-    def __init__(self, instances_path: str):
-        self.path = instances_path
+    :param release: gives up what a directory has elsewhere, before it is removed.
+    """
+
+    def __init__(self, instances_path: str, release: Callable[[str], None] = lambda path: None):
+        self.path, self._release = instances_path, release
         self.quarantine = os.path.join(instances_path, "_quarantine")
         self.deleted = os.path.join(instances_path, "_deleted")
 
@@ -94,7 +97,7 @@ class Dirs:
         """The recorded disks whose files exist. Raises Unknown."""
         record = self.record(uuid)
         disks = record.disks if record else ()
-        return tuple(disk for disk in disks if os.path.exists(disk.path))
+        return tuple(disk for disk in disks if os.path.lexists(disk.path))
 
     def write(self, uuid: str, record: Record, name: str = RECORD) -> None:
         """Record a guest's disks, durably and at once; from now on they count as complete.
@@ -115,6 +118,7 @@ class Dirs:
                     "size": disk.size,
                     "device": disk.device,
                     **({"bus": disk.bus} if disk.bus else {}),
+                    **({"link": disk.link} if disk.link else {}),
                 }
                 for disk in record.disks
             ],
@@ -178,8 +182,11 @@ class Dirs:
             if time.time() - _removed_at(path) < min_age:
                 continue
             try:
+                self._release(path)
                 concurrency.native(shutil.rmtree, path)
                 removed.append(path)
+            except MagnetarError as error:
+                problems.append(f"{path} ({error.what})")
             except OSError as error:
                 problems.append(f"{path} ({error.strerror})")
         if problems:
@@ -230,6 +237,7 @@ def parse(data: dict[str, Any], directory: str) -> Record:
             size=int(disk["size"]),
             device=disk["device"],
             bus=disk.get("bus", ""),
+            link=disk.get("link", ""),
         )
         for disk in data["disks"]
     )

@@ -19,7 +19,7 @@ from compute.errors import Failed
 from compute.model.guest import Image
 from virt.storage import files
 
-ACCEPTED = ("qcow2", "raw")
+ACCEPTED = ("qcow2", "raw", "iso")  # an ISO image only as a rescue system
 SECTOR = 512
 _REASONS = {
     "backing_file": "it has a backing file, which could be any file of this host",
@@ -55,7 +55,7 @@ def check_declared(image: Image) -> None:
         raise unacceptable(
             image.id,
             f"its disk_format is {image.disk_format or 'not set'}, and only "
-            f"{' and '.join(ACCEPTED)} are supported",
+            f"{', '.join(ACCEPTED)} are supported",
         )
     if image.container_format not in ("", "bare"):
         raise unacceptable(
@@ -79,6 +79,11 @@ def inspect(path: str, image: Image) -> Inspected:
     if declared == "raw":
         # A partition table is what a raw disk should have, and no header that QEMU would read.
         if set(found) - {"gpt"}:
+            raise _mismatch(image, found)
+        return Inspected("raw", _round_up(file_size))
+    if declared == "iso":
+        # Hybrid ones have partition tables as well. Read as raw, so nothing else of it counts.
+        if "iso" not in found or set(found) - {"iso", "gpt"}:
             raise _mismatch(image, found)
         return Inspected("raw", _round_up(file_size))
     if list(found) != [declared]:

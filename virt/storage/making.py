@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Disk, Guest
-from virt.storage import command, configdrive, dirs, files, firmware
+from virt.storage import command, configdrive, dirs, files, firmware, linked
 
 GIB = 1024**3
 MIB = 1024**2
@@ -27,27 +27,26 @@ class Plan:
     file: str
     format: str
     size: int  # bytes; 0 = as large as it becomes
-    make: Callable[[str], None]
+    make: Callable[[str], str | None]  # returns the target where the path became a link
     device: str = "disk"
+    linked: bool = False  # ``make`` is given the final path, and makes a link there at its end
 
 
 class Maker:
     """Plans disks and makes them, each under a temporary name that becomes final at the end."""
 
-    def __init__(self, conf: cfg.ConfigOpts, qemu_img: command.QemuImg):
-        self._conf, self._qemu_img = conf, qemu_img
+    def __init__(self, conf: cfg.ConfigOpts, qemu_img: command.QemuImg, links: linked.Linked):
+        self._conf, self._qemu_img, self._linked = conf, qemu_img, links
 
     def plan(
         self, guest: Guest, base: CachedImage | None, secrets: Mapping[str, Any]
     ) -> list[Plan]:
         """All disks of a guest, in the order in which it sees them; no root disk without base."""
-        flavor, conf = guest.flavor, self._conf
+        flavor = guest.flavor
         plans = []
         if base is not None:
             size = flavor.root_gb * GIB or base.virtual_size
-            kind = conf.disk.images_type
-            make = self._make_overlay if kind == "qcow2" else self._make_copy
-            plans.append(Plan("root", "disk", kind, size, partial(make, base, size)))
+            plans.append(self._plan_root(guest, base, size))
         if flavor.ephemeral_gb:
             size = flavor.ephemeral_gb * GIB
             plans.append(
@@ -64,12 +63,22 @@ class Maker:
                               partial(_make_variables, found), firmware.KIND))  # fmt: skip
         return plans
 
+    def _plan_root(self, guest: Guest, base: CachedImage, size: int) -> Plan:
+        kind = self._conf.disk.images_type
+        if kind in ("lvm", "rbd"):
+            def make(path: str) -> str:
+                return self._linked.create(kind, guest.uuid, path, base, size)
+            return Plan("root", "disk", "raw", size, make, linked=True)
+        fill = self._make_overlay if kind == "qcow2" else self._make_copy
+        return Plan("root", "disk", kind, size, partial(fill, base, size))
+
     def plan_rescue(
         self, guest: Guest, base: CachedImage, secrets: Mapping[str, Any]
     ) -> tuple[Plan, Plan | None]:
         """A rescue system's disk, as large as its image, and its config drive if the guest has
         one."""
-        kind, size = self._conf.disk.images_type, base.virtual_size
+        size = base.virtual_size
+        kind = "qcow2" if self._conf.disk.images_type == "qcow2" else "raw"
         make = self._make_overlay if kind == "qcow2" else self._make_copy
         root = Plan("rescue", "disk.rescue", kind, size, partial(make, base, size))
         return root, self._plan_drive(guest, secrets, "disk.config.rescue")
@@ -96,6 +105,9 @@ class Maker:
         :raises Failed: code ``disk_in_the_way``.
         """
         path = os.path.join(directory, plan.file)
+        if plan.linked:
+            link = os.readlink(path) if os.path.islink(path) else plan.make(path)
+            return Disk(plan.role, path, plan.format, plan.size, plan.device, link=str(link))
         if os.path.exists(path) and not anew:
             _check_existing(path, plan, base)
         else:
@@ -117,7 +129,7 @@ class Maker:
         :raises Failed: code ``disk_missing``.
         """
         for disk in recorded:
-            if os.path.exists(disk.path):
+            if os.path.lexists(disk.path):
                 continue
             plan = next((each for each in plans if each.role == disk.role), None)
             if plan is None or disk.role in ("root", "ephemeral", firmware.KIND):

@@ -13,7 +13,7 @@ from typing import Any
 
 from compute.errors import Failed
 from compute.model.guest import Disk
-from virt.storage import console, files, making
+from virt.storage import console, files, linked, making
 from virt.storage.console import CONSOLE
 from virt.storage.dirs import Dirs, Record
 from virt.storage.firmware import KIND
@@ -46,6 +46,7 @@ class Outgoing:
                 next=f"See 'magnetar explain {uuid}' for where they may be.",
                 code="disk_missing",
             )
+        linked.stays(uuid, record.disks)
         named = targets if targets is not None else _targets(record.disks)
         with files.explained(f"Reading the disks of guest {uuid}"):
             return {

@@ -82,12 +82,13 @@ def place(image: Image) -> tuple[str, str | None]:
                                  ("hw_rescue_bus", bus, BUSES)):
         if value is not None and value not in allowed:
             raise _unacceptable(image, f"{name}={value}", ", ".join(allowed))
-    if device == "cdrom" and bus == "virtio":
+    if bus == "virtio" and (device == "cdrom" or image.disk_format == "iso" and not device):
         raise _unacceptable(image, "hw_rescue_device=cdrom with hw_rescue_bus=virtio",
                             "scsi, sata, ide, usb")
+    usual = "cdrom" if image.disk_format == "iso" else "disk"
     if device is None and bus is None:
-        return "disk", None
-    return device or "disk", bus or ""
+        return usual, None
+    return device or usual, bus or ""
 
 
 def _unacceptable(image: Image, asked: str, allowed: str) -> Failed:

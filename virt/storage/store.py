@@ -24,6 +24,7 @@ from virt.storage import (
     files,
     growing,
     incoming,
+    linked,
     making,
     onecopy,
     outgoing,
@@ -45,13 +46,13 @@ class Store:
     def __init__(self, conf: cfg.ConfigOpts, open_source: Opener | None = None):
         self._conf, self._open_source = conf, open_source
         path = os.path.abspath(conf.disk.instances_path)
-        self._dirs = dirs.Dirs(path)
         qemu_img = command.QemuImg(
             conf.disk.images_cpu_time_limit,
             conf.disk.images_address_space_limit,
             conf.disk.command_timeout,
         )
-        self._qemu_img = qemu_img
+        self._qemu_img, self._linked = qemu_img, linked.Linked.of(conf, qemu_img)
+        self._dirs = dirs.Dirs(path, self._linked.release)
         self._cache = cache.Cache(
             path,
             qemu_img,
@@ -59,11 +60,11 @@ class Store:
             lock_timeout=conf.disk.image_lock_timeout,
             force_raw=conf.disk.force_raw_images,
         )
-        self._maker = making.Maker(conf, qemu_img)
+        self._maker = making.Maker(conf, qemu_img, self._linked)
         self._aside = aside.Aside(self._dirs)
         self.rescuing = rescuing.Rescuing(self._dirs, self._cache, self._maker)
         self._copier = copying.Copier(self._dirs, self._cache, qemu_img)
-        self.copies = onecopy.OneCopy(self._dirs, qemu_img)
+        self.copies = onecopy.OneCopy(self._dirs, qemu_img, self._linked)
         self._outgoing = outgoing.Outgoing(self._dirs, self._cache.path)
         self._incoming = incoming.Incoming(self._dirs, self._cache, qemu_img)
 
@@ -223,6 +224,7 @@ class Store:
     def check_resize(self, guest: Guest, flavor: Flavor) -> None:
         """Raise Failed(code='disk_shrink') when the guest's disks are larger than the flavor."""
         record = self._dirs.record(guest.uuid)
+        linked.stays(guest.uuid, record.disks if record else ())
         growing.check(guest, record.disks if record else (), flavor)
 
     def copy_disks(

@@ -9,6 +9,12 @@ class CharDevice(Element):
     """What the guest writes to it also goes to ``log``, through virtlogd."""
 
     type = Prop("@type")
+    master = Prop("source@master")  # of a null modem, the guest's and the host's end
+    slave = Prop("source@slave")
+    mode = Prop("source@mode")  # of type tcp: who connects to whom, and where
+    host = Prop("source@host")
+    service = Prop("source@service", INT)
+    protocol = Prop("protocol@type")
     log = Prop("log@file")
     append = Prop("log@append", ON_OFF)
     target = Prop("target@type")

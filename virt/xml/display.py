@@ -6,7 +6,7 @@ from virt.xml.base import INT, ON_OFF, YES_NO, Element, Prop
 
 
 class Graphics(Element):
-    """VNC on a unix socket that libvirt names, or on an address."""
+    """VNC or SPICE, on a unix socket that libvirt names, or on an address."""
 
     tag = "graphics"
     type = Prop("@type")

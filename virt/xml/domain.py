@@ -10,6 +10,7 @@ from virt.xml.device import IOMMU, RNG, TPM, Balloon, Panic, Sound, Watchdog
 from virt.xml.disk import Disk
 from virt.xml.display import Graphics, Input, Video
 from virt.xml.features import PM, Clock, Features
+from virt.xml.filesystem import Filesystem
 from virt.xml.interface import Interface
 from virt.xml.memory import LaunchSecurity, MemoryBacking, NUMATune
 from virt.xml.metadata import Metadata
@@ -19,6 +20,7 @@ from virt.xml.system import OS, Sysinfo
 class Devices(Element):
     tag = "devices"
     disks = Children(Disk)
+    filesystems = Children(Filesystem)
     controllers = Children(Controller)
     interfaces = Children(Interface)
     serials = Children(Serial)

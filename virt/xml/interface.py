@@ -13,6 +13,14 @@ class InterfaceSource(Element):
     bridge = Prop("@bridge")
 
 
+class VirtualPort(Element):
+    """The port of a virtual switch; ``interface_id`` is what the switch knows it by."""
+
+    tag = "virtualport"
+    type = Prop("@type")
+    interface_id = Prop("parameters@interfaceid")
+
+
 class Bandwidth(Element):
     """Limits of one NIC: average and peak in KiB/s, burst in KiB."""
 
@@ -32,6 +40,7 @@ class Interface(Element):
     type = Prop("@type")
     mac = Prop("mac@address")
     source = Child(InterfaceSource)
+    virtual_port = Child(VirtualPort)
     tap = Prop("target@dev")
     model = Prop("model@type")
     queues = Prop("driver@queues", INT)
@@ -41,3 +50,11 @@ class Interface(Element):
     iommu = Prop("driver@iommu", ON_OFF)
     bandwidth = Child(Bandwidth)
     mtu = Prop("mtu@size", INT)
+
+    def join(self, kind: str, source: str, port: str) -> None:
+        """Attach it to a ``network`` or a ``bridge``; for ``ovs`` the bridge is one of Open
+        vSwitch, and libvirt makes the port, by which the switch's controller knows it."""
+        self.type = "network" if kind == "network" else "bridge"
+        self.source = InterfaceSource(**{self.type: source})
+        if kind == "ovs":
+            self.virtual_port = VirtualPort(type="openvswitch", interface_id=port)

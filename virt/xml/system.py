@@ -6,7 +6,8 @@ from virt.xml.base import YES_NO, Children, Element, Prop
 
 
 class OS(Element):
-    """``loader`` is the firmware's code, ``nvram`` the file with the guest's own variables."""
+    """``loader`` is the firmware's code, ``nvram`` the file with the guest's own variables;
+    ``init`` what a container runs, ``kernel`` what a machine without firmware boots."""
 
     tag = "os"
     type = Prop("type")
@@ -19,6 +20,8 @@ class OS(Element):
     loader_stateless = Prop("loader@stateless", YES_NO)
     nvram = Prop("nvram")
     boot_menu = Prop("bootmenu@enable", YES_NO)
+    init = Prop("init")
+    kernel = Prop("kernel")
     smbios = Prop("smbios@mode")
 
 
