@@ -112,6 +112,11 @@ class PrivateLibvirtd(fixtures.Fixture):
         """The process in whose namespaces the daemons and guests are."""
         return self._holder.pid
 
+    def enter(self, *command: str) -> None:
+        """Run a command inside the namespaces. Raises subprocess.CalledProcessError."""
+        subprocess.run(["nsenter", "--target", str(self._holder.pid), "--mount", "--net", *command],
+                       check=True, capture_output=True, env={"PATH": PATH})
+
     def guest(self, name: str) -> Process:
         """The QEMU process of the running domain `name`. Raises LookupError without one."""
         pid_file = self.base / "run/qemu" / f"{name}.pid"

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from compute.model import states
 from compute.model.guest import Flavor, Image
@@ -19,6 +20,8 @@ SPECS = {
     "hw:virtio_packed_ring": "true", "hw:sound_model": "ich9", "hw:viommu_model": "intel",
     "trait:HW_CPU_X86_AVX": "required", "quota:cpu_shares": "512",
 }  # fmt: skip
+PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+NEEDED = 32  # of 2 MiB: 64 MiB
 PROPERTIES = {
     "hw_firmware_type": "uefi", "hw_disk_bus": "scsi", "hw_input_bus": "virtio",
     "hw_pointer_model": "usbtablet", "hw_time_hpet": "yes",
@@ -85,7 +88,14 @@ class FeatureTest(LibvirtCase):
         found = self.host.host_facts().traits
         self.assertLessEqual({"HW_CPU_X86_SSE2", "COMPUTE_FIRMWARE_UEFI"}, set(found))
 
-
+    def placed(self, specs):
+        """A guest of 64 MiB and its disk, at a place on this host's first cell."""
+        [cell] = self.host.host.caps().cells[:1]
+        subject, disk = self.guest(flavor=Flavor("placed", 2, 64, extra_specs=specs))
+        shared, dedicated = cpu_sets(self.conf.compute, self.host.host.caps().cells)
+        placement = place(topology.wish(subject), Ground((cell,), shared, dedicated), Taken([]))
+        self.host.check_guest(subject)
+        return replace(subject, placement=placement), disk
 
     def test_a_place_on_the_hosts_cells(self):
         """Pins, strict memory and a scheduler are what QEMU and the kernel really take."""
@@ -94,12 +104,9 @@ class FeatureTest(LibvirtCase):
         [cell] = self.host.host.caps().cells[:1]
         last = max(cell.cpus)
         self.conf.set_override("cpu_dedicated_set", str(last), group="compute")
-        subject, disk = self.guest(flavor=Flavor("pinned", 2, 64, extra_specs=specs))
-        wish = topology.wish(subject)
-        shared, dedicated = cpu_sets(self.conf.compute, self.host.host.caps().cells)
-        placement = place(wish, Ground((cell,), shared, dedicated), Taken([]))
-        self.host.check_guest(subject)
-        self.define(self.host, replace(subject, placement=placement), disk)
+        shared, _ = cpu_sets(self.conf.compute, self.host.host.caps().cells)
+        subject, disk = self.placed(specs)
+        self.define(self.host, subject, disk)
         self.host.power_on(subject.uuid)
         self.assertTrue(self.says(subject, b"UP"))
         domain = Domain.parse(self.text(subject))
@@ -107,3 +114,32 @@ class FeatureTest(LibvirtCase):
                          (domain.cputune.pins[1].cpus, domain.cputune.pins[0].cpus))
         self.assertEqual(str(cell.id), domain.numatune.hosts)
         self.host.power_off(subject.uuid)
+
+    def test_memory_in_huge_pages(self):
+        self.enough_huge_pages()
+        self.daemon.enter("mkdir", "-p", "/dev/hugepages")
+        self.daemon.enter("mount", "-t", "hugetlbfs", "none", "/dev/hugepages")
+        self.daemon.restart()  # it looks for such mounts when it starts, and counts pages
+        self.host = self.driver()
+        subject, disk = self.placed({"hw:mem_page_size": "large"})
+        self.define(self.host, subject, disk)
+        free = self.free_pages()
+        self.host.power_on(subject.uuid)
+        self.assertTrue(self.says(subject, b"UP"))
+        self.assertEqual(NEEDED, free - self.free_pages())
+        self.host.power_off(subject.uuid)
+        self.assertTrue(until(lambda: self.free_pages() == free))
+
+    def enough_huge_pages(self):
+        """Have the kernel set pages aside for this test."""
+        before = int((PAGES / "nr_hugepages").read_text())
+        try:
+            (PAGES / "nr_hugepages").write_text(str(before + NEEDED))
+        except OSError as error:
+            self.skipTest(f"the kernel sets no huge pages aside: {error}")
+        self.addCleanup((PAGES / "nr_hugepages").write_text, str(before))
+        if self.free_pages() < NEEDED:
+            self.skipTest(f"the kernel has no room for {NEEDED} huge pages")
+
+    def free_pages(self):
+        return int((PAGES / "free_hugepages").read_text())
