@@ -40,8 +40,8 @@ class Runner:
         self._begun: dict[tuple[str, str], StepRow] = {}
         for row in self.journal.steps(run.row.id):
             self._begun[row.phase, row.name] = row
-            if row.state == rows.STEP_DONE:
-                run.remember(row.name, row.outcome)
+            if row.state in (rows.STEP_DONE, rows.STEP_UNDONE, rows.UNDO_FAILED):
+                run.remember(row.name, row.outcome)  # the conclusion asks for it after the undo
         run.committed = self.operation.committed(self._begun.values())
 
     # -- driving ------------------------------------------------------------------------------
