@@ -12,7 +12,13 @@ from compute.errors import MagnetarError
 from compute.model import states, wire
 from compute.rpc.primitives import data
 from compute.steps.handover import HandOver
-from compute.steps.migration_record import FOR_EVER, MigrationEnds, Moving, migration_of, newest
+from compute.steps.migration_record import (
+    FOR_EVER,
+    Moving,
+    NewMigrationEnds,
+    migration_of,
+    newest,
+)
 from compute.steps.record import Event, Fault, Finish
 from compute.steps.resize import Returned, Room, new_flavor
 
@@ -75,7 +81,7 @@ class ResizePrep(Operation):
         Finish(),  # the tenant sees that it ended
     )
     final = "handover"
-    conclusion = (Fault(), MigrationEnds("error"), Elsewhere(), Finish(success=another_host))
+    conclusion = (Fault(), NewMigrationEnds("error"), Elsewhere(), Finish(success=another_host))
     silent = OVERTAKEN
     opens = "handover"
     pool = "moves"
@@ -89,5 +95,4 @@ class ResizePrep(Operation):
     def concludes(self, run: Run, error: MagnetarError) -> tuple[Step, ...]:
         if error.code not in self.silent:
             return self.conclusion
-        began = run.outcome("admission") is not None  # else the message was not for us
-        return self.conclusion[1:2] if began else ()
+        return self.conclusion[1:2]

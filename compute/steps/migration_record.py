@@ -140,3 +140,22 @@ class MigrationEnds(Step):
 
     def do(self, run: Run) -> None:
         mark(run, self.status)
+
+
+class NewMigrationEnds(MigrationEnds):
+    """migration: the same for one that this message may not have begun: it then ends only if nobody
+    goes on with it, since its guest has no task any more."""
+
+    def do(self, run: Run) -> None:
+        if run.outcome("admission") is not None or self.orphan(run):
+            super().do(run)
+
+    @staticmethod
+    def orphan(run: Run) -> bool:
+        """Whether the migration waits for a message that nobody heeds."""
+        try:
+            status = data(fresh(run)).get("status")
+            guest = run.world.conductor.instance(run.context, run.row.guest)
+        except Refused:
+            return False  # there is nothing left to end
+        return status == "pre-migrating" and data(guest).get("task_state") is None

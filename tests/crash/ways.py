@@ -95,6 +95,12 @@ def resize(hosts: Hosts, dest: str = "host2") -> None:
                migration=moving, host_list=[])
 
 
+def resize_late(hosts: Hosts) -> None:
+    """Its message comes when the guest has no task any more."""
+    resize(hosts)
+    instance(hosts, task_state=None)
+
+
 def resize_here(hosts: Hosts) -> None:
     resize(hosts, "host1")
 
@@ -243,6 +249,7 @@ WAYS = {way.name: way for way in (
         fail_at="resize_prep.claim.after_effect"),
     Way("resize_out_fails", resize, ("resize_out",), (NOT_RESIZED,), after="built",
         fail_at="resize_out.leave.after_intent"),
+    Way("resize_late", resize_late, ("resize_prep",), (NOT_RESIZED,), after="built"),
     Way("resize_in_fails", resize, ("resize_in", "resize_back"), (NOT_RESIZED,), after="built",
         fail_at="resize_in.power.after_effect"),
     Way("resize_here", resize_here, RESIZE, (RESIZED_HERE, NOT_RESIZED), after="built"),

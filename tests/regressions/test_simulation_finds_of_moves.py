@@ -130,6 +130,24 @@ class SimulationFindsOfMoves(testtools.TestCase):
         self.until(hosts, lambda: {claim.kind for claim in journal.claims()} == {
             "resources", "ports", "disks", "domain", "volumes"})
 
+    # -- a migration that nobody takes up ------------------------------------------------------
+    def late(self, status: str = "") -> str:
+        """How a migration ends whose message comes when its guest has no task any more."""
+        hosts = self.hosts()
+        ways.resize_late(hosts)
+        if status:
+            ways.present(hosts, status)
+        hosts.converge()
+        self.assertEqual(("host1", states.ACTIVE, None), tuple(
+            hosts.conductor.fields(GUEST)[name] for name in ("host", "vm_state", "task_state")))
+        return hosts.conductor.migration_fields(7)["status"]
+
+    def test_a_migration_whose_message_is_stale_ends(self):
+        """The end of an earlier resize was told twice, and cleared the task of the next one: its
+        migration stayed pre-migrating for ever."""
+        self.assertEqual("error", self.late())
+        self.assertEqual("confirmed", self.late("confirmed"))  # unless others have ended it
+
     def test_room_for_a_move_that_ended_elsewhere_is_given_back(self):
         hosts = self.hosts()
         journal = hosts.agents["host1"].world.journal
