@@ -35,7 +35,7 @@ def nic(port: Row) -> Row:
         "id": port["uuid"], "mac": port["mac"], "network_id": port["network_uuid"],
         "label": port["network_name"], "kind": port["network_kind"],
         "source": port["network_source"], "mtu": port["network_mtu"], "addresses": [address],
-        "model": None, "tag": port["tag"],
+        "model": None, "tag": port["tag"], "kept": port["kept"],
     }
 
 
@@ -121,10 +121,12 @@ def allocate(
 ) -> list[Row]:
     """Ports for an instance, one for each request, in their order; asked again it gives the same.
 
-    :param requests: ``{network_id, port_id, fixed_ip, tag}`` each; ``none`` as network for no NIC.
+    :param requests: ``{network_id, port_id, fixed_ip, tag}`` each; ``none`` as network for no NIC,
+        a ``port_id`` for a port that is there.
     :param macs: MAC addresses to use for new ports, in order, as far as they go.
     :returns: NICs as dicts.
-    :raises Refused: unknown network, an address that cannot be had, or no address left.
+    :raises Refused: unknown network or port, an address or a port that cannot be had, or no
+        address left.
     :raises InstanceNotFound: the instance is deleted.
     """
     wanted = [dict(r) for r in requests if r.get("network_id") not in ("none", "auto")]
@@ -146,22 +148,24 @@ def attach(
     """One more port of this id for an instance; asked again it gives the same.
 
     :param request: ``{network_id, port_id, fixed_ip, tag}``; with a ``port_id`` the port has to be
-        there, and the instance's.
+        there, and nobody else's.
     :returns: its NIC as a dict.
-    :raises Refused: unknown network or port, an address that cannot be had, or no address left.
+    :raises Refused: unknown network or port, an address or a port that cannot be had, or no
+        address left.
     """
     for _ in range(ATTEMPTS):
         try:
             with store.begin() as connection:
                 have = networks.instance_ports(connection, [instance_uuid])
                 if not any(one["uuid"] == port for one in have):
-                    if request.get("port_id"):
-                        raise _no_port(port)
                     position = max((one["position"] for one in have), default=-1) + 1
                     if not instances.hold(connection, instance_uuid):
                         raise Refused(f"Server {instance_uuid} is deleted.",
                                       now="No address was given out.", code="guest_not_found")
-                    _create(connection, instance_uuid, position, request, host, None, port)
+                    if request.get("port_id"):
+                        take(connection, instance_uuid, position, request, host)
+                    else:
+                        _create(connection, instance_uuid, position, request, host, None, port)
                     have = networks.instance_ports(connection, [instance_uuid])
             return nic(next(one for one in have if one["uuid"] == port))
         except IntegrityError:
@@ -169,10 +173,65 @@ def attach(
     raise _too_slow()
 
 
-def _no_port(port: str) -> Refused:
-    return Refused(f"There is no port {port}.", now="No address was given out.",
-                   next="Name a network instead, from which the server gets a port of its own.",
-                   code="port_missing")
+def create_port(store: Store, network: Row, name: str, fixed_ip: str | None,
+                mac: str | None) -> Row:
+    """A port of no server, which stays until it is deleted.
+
+    :raises Refused: address or MAC are in use, or no address is left.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            with store.begin() as connection:
+                if mac and networks.has_mac(connection, mac):
+                    raise Refused(f"Another port has the MAC address {mac}.",
+                                  now="No port was created.", code="mac_in_use",
+                                  next="Choose another one, or none to get a free one.")
+                network = find_network(connection, network["uuid"])
+                return networks.create_port(connection, {
+                    "network_uuid": network["uuid"], "name": name, "kept": True,
+                    "mac": mac or random_mac(),
+                    "address": _address(connection, network, fixed_ip)})
+        except IntegrityError:
+            continue
+    raise _too_slow()
+
+
+def take(connection: Connection, instance_uuid: str, position: int, request: Mapping[str, Any],
+         host: str | None) -> None:
+    """Give a port that is there to an instance.
+
+    :param request: ``{network_id, port_id, tag}``; a network has to be the port's.
+    :raises Refused: codes ``port_missing``, ``port_in_use``, ``wrong_network``.
+    """
+    found = [port for port in networks.find_ports(connection, request["port_id"])
+             if port["uuid"] == request["port_id"]]
+    if not found:
+        raise Refused(f"There is no port {request['port_id']}.",
+                      now="The server got no address of it.", next="See 'magnetar port list'.",
+                      code="port_missing")
+    port = found[0]
+    if request.get("network_id") not in (None, "auto", port["network_uuid"]):
+        raise wrong_network(port, request["network_id"])
+    values = {"instance_uuid": instance_uuid, "position": position, "host": host,
+              "tag": request.get("tag")}
+    if not networks.take_port(connection, port["uuid"], values):
+        raise port_in_use(port)
+
+
+def wrong_network(port: Row, network: str) -> Refused:
+    """The refusal for a port of another network than was named."""
+    return Refused(f"Port {port['uuid']} is on network {port['network_name']}, not on {network}.",
+                   now="Nothing was done.", next="Name the port alone, or one of that network.",
+                   code="wrong_network")
+
+
+def port_in_use(port: Row) -> Refused:
+    """The refusal for a port that a server has."""
+    server = port["server_name"] or port["instance_uuid"] or "another server"
+    return Refused(f"Port {port['name'] or port['uuid']} ({port['address']}) is used by server "
+                   f"{server}.", now="Nothing was done.", code="port_in_use",
+                   next="Take it out of that server first, with 'server remove port', or use "
+                        "another port.")
 
 
 def _too_slow() -> Retryable:
@@ -193,10 +252,13 @@ def _allocate(
     if host is not None and any(port["host"] != host for port in have.values()):
         networks.bind_ports(connection, instance_uuid, host)
     for position, request in enumerate(wanted):
-        if position not in have:
+        if position in have:
+            continue
+        if request.get("port_id"):
+            take(connection, instance_uuid, position, request, host)
+        else:
             mac = hints[position] if position < len(hints) else None
-            _create(connection, instance_uuid, position, request, host, mac,
-                    request.get("port_id"))
+            _create(connection, instance_uuid, position, request, host, mac, None)
 
 
 def _create(
@@ -205,27 +267,32 @@ def _create(
 ) -> None:
     """A port, with an address of the network that was asked for."""
     network = find_network(connection, request["network_id"])
-    taken = networks.addresses(connection, network["uuid"])
-    address = (
-        check_fixed(network, request["fixed_ip"], taken)
-        if request.get("fixed_ip")
-        else next(free(network, taken), None)
-    )
-    if address is None:
-        raise Refused(f"Network {network['name']} ({network['cidr']}) has no free address; "
-                      f"{len(taken)} are in use.", now="No address was given out.",
-                      next="Delete servers that are not needed, or use another network.",
-                      code="no_more_addresses")
     values = {
-        "network_uuid": network["uuid"], "instance_uuid": instance_uuid,
-        "position": position, "address": address, "host": host, "tag": request.get("tag"),
-        "mac": mac or random_mac(),
+        "network_uuid": network["uuid"], "instance_uuid": instance_uuid, "position": position,
+        "host": host, "tag": request.get("tag"), "mac": mac or random_mac(),
+        "address": _address(connection, network, request.get("fixed_ip")),
     }
     if port:
         values["uuid"] = port
     networks.create_port(connection, values)
-    if not request.get("fixed_ip"):
-        networks.set_last_address(connection, network["uuid"], address)
+
+
+def _address(connection: Connection, network: Row, fixed_ip: str | None) -> str:
+    """The address that is wanted, or a free one, which is noted as the last that was given out.
+
+    :raises Refused: it cannot be had, or there is none.
+    """
+    taken = networks.addresses(connection, network["uuid"])
+    if fixed_ip:
+        return check_fixed(network, fixed_ip, taken)
+    address = next(free(network, taken), None)
+    if address is None:
+        raise Refused(f"Network {network['name']} ({network['cidr']}) has no free address; "
+                      f"{len(taken)} are in use.", now="No address was given out.",
+                      next="Delete servers or ports that are not needed, or use another network.",
+                      code="no_more_addresses")
+    networks.set_last_address(connection, network["uuid"], address)
+    return address
 
 
 def random_mac() -> str:

@@ -32,6 +32,7 @@ from control.moves.views import Migrations
 from control.networks import Networks
 from control.objects import Call
 from control.objects.instances import load
+from control.ports import Ports
 from control.rebuild import Rebuild
 from control.servers import C, Servers
 from control.shelving import Shelving
@@ -45,14 +46,14 @@ from db.control.store import Store
 
 Row = dict[str, Any]
 VERBS = ("server_", "image_", "flavor_", "network_", "host_", "keypair_", "group_", "console_",
-         "migration_", "volume_")
+         "migration_", "volume_", "port_")
 EVENTS = ("network-changed", "network-vif-plugged", "network-vif-unplugged",
           "network-vif-deleted", "volume-extended", "volume-reimaged", "power-update")
 
 
 class ControlPlane(Servers, Sleep, Tending, Snapshots, Rebuild, Shelving, SoftDeletes, Interfaces,
                    Volumes, ServerVolumes, Consoles, MoveVerbs, Migrations, Catalog, Images,
-                   Caching, Networks, Hosts):
+                   Caching, Networks, Ports, Hosts):
     """One control plane over one database.
 
     :param conf: the global configuration, with Magnetar's options registered.

@@ -21,7 +21,7 @@ from compute.errors import MagnetarError, Refused
 from compute.model import states
 from compute.rpc import primitives
 from compute.rpc.serializer import Context, admin_context
-from control import boot_devices, building
+from control import addresses, boot_devices, building
 from control.building import Wish
 from control.messages import Computes
 from control.objects import Call
@@ -53,7 +53,8 @@ class Builds:
         """Create a server and send it to its host. Returns its uuid, for a repeated request that
         of the one server.
 
-        :raises Refused: no valid host; or the request's server is deleted already.
+        :raises Refused: no valid host, a port that another server has, or the request's server is
+            deleted already.
         :raises Retryable: it could not be sent; nothing was created.
         """
         try:
@@ -95,6 +96,9 @@ class Builds:
         values = building.instance_values(wish, context, choice, self.conf)
         row = instances.create(connection, values)
         boot_devices.create(connection, row["uuid"], wish.boot.devices if wish.boot else ())
+        for position, network in enumerate(wish.networks):
+            if network["port_id"]:  # nobody else gets it until this server's host takes it up
+                addresses.take(connection, row["uuid"], position, network, None)
         records.start_action(connection, "create", row["uuid"], context.request_id or "",
                              context.user_id, context.project_id)
         return row["uuid"]
@@ -230,7 +234,7 @@ class Builds:
         with self.store.begin() as connection:
             if instances.save(connection, uuid, values, *WAITING) is None:
                 return
-            networks.delete_ports(connection, uuid)
+            networks.release_ports(connection, uuid)
             instances.create_fault(connection, {
                 "instance_uuid": uuid, "code": 500, "message": reason[:255], "details": reason,
             })

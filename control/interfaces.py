@@ -8,6 +8,7 @@ from typing import Any
 from compute.errors import Refused
 from compute.model import states
 from compute.rpc.serializer import Context
+from control import addresses
 from control.common import NOTHING, context_for
 from control.messages import Computes
 from control.objects import Call
@@ -29,11 +30,12 @@ class Interfaces:
 
     store: Store
     computes: Computes
-    # given by Servers and Networks
+    # given by Servers, Networks and Ports
     _find: Callable[..., Row]
     _asked: Callable[[str, str, str | None], bool]
     _networks: Callable[[list | str | None], list[Row]]
     _network: Callable[[str], Row]
+    _port: Callable[[str], Row]
     server_show: Callable[[str], Row]
 
     def server_ports(self, server: str) -> list[Row]:
@@ -61,17 +63,37 @@ class Interfaces:
         ports = self._ports(instance["nova_object.data"]["uuid"])
         return next(shown(port) for port in ports if port["uuid"] == vif["id"])
 
+    def server_add_port(self, server: str, port: str, tag: str | None = None,
+                        request_id: str | None = None) -> Row:
+        """Give a server, running or not, a NIC of a port that is there; the answer and the errors
+        are those of :meth:`server_add_network`."""
+        row, wanted = self._find(server), self._port(port)
+        again = wanted["instance_uuid"] == row["uuid"] and request_id and \
+            self._asked(row["uuid"], "attach_interface", request_id)
+        if wanted["instance_uuid"] and not again:
+            raise addresses.port_in_use(wanted)
+        context, instance = self._begin(row["uuid"], "attach_interface", request_id)
+        vif = self.computes.call_long(
+            context, instance["nova_object.data"]["host"], "attach_interface", instance=instance,
+            network_id=None, port_id=wanted["uuid"], requested_ip=None, tag=tag)
+        return next(shown(one) for one in self._ports(row["uuid"]) if one["uuid"] == vif["id"])
+
     def server_remove_port(self, server: str, port: str, request_id: str | None = None) -> Row:
-        """Take the NIC of a port (by id, or by MAC or IP address) out of a server; its host goes
-        on with it when this returns. The answer has the request's id, by which 'server.actions'
+        """Take the NIC of a port (by id or name, or by MAC or IP address) out of a server; its
+        host goes on with it when this returns. A port that was made by itself stays, for other
+        servers. The answer has the request's id, by which 'server.actions'
         tells how it ended."""
         row = self._find(server)
-        found = [one for one in self._ports(row["uuid"])
-                 if port in (one["uuid"], one["mac"], one["address"])]
+        have = self._ports(row["uuid"])
+        found = [one for one in have if port in (one["uuid"], one["mac"])] or \
+            [one for one in have if port in (one["name"], one["address"])]
         if not found:
             raise Refused(f"Server {row['display_name']} has no port {port}.", now=NOTHING,
                           next=f"See 'magnetar server port list {row['display_name']}'.",
                           code="port_not_found")
+        if len(found) > 1:
+            raise Refused(f"Server {row['display_name']} has {len(found)} ports {port}.",
+                          now=NOTHING, next="Name the one you mean by its id.", code="ambiguous")
         return self._take_out(row, found, request_id)[0]
 
     def server_remove_network(self, server: str, network: str,
@@ -122,5 +144,6 @@ class Interfaces:
 
 def shown(port: Mapping[str, Any]) -> Row:
     """A port as people and machines see it."""
-    return {"id": port["uuid"], "network": port["network_name"], "mac": port["mac"],
-            "address": port["address"], "tag": port["tag"], "host": port["host"]}
+    return {"id": port["uuid"], "name": port["name"], "network": port["network_name"],
+            "mac": port["mac"], "address": port["address"], "tag": port["tag"],
+            "host": port["host"]}

@@ -53,12 +53,12 @@ class NetworkService:
     def network_detach(self, context: Context, instance_uuid: str, port: str) -> int:
         """Free one address of an instance; returns how many there were."""
         with self.store.begin() as connection:
-            return networks.delete_ports(connection, instance_uuid, port)
+            return networks.release_ports(connection, instance_uuid, port)
 
     def network_deallocate(self, context: Context, instance_uuid: str) -> int:
         """Free an instance's addresses; returns how many there were."""
         with self.store.begin() as connection:
-            return networks.delete_ports(connection, instance_uuid)
+            return networks.release_ports(connection, instance_uuid)
 
     def network_nics(self, context: Context, instance_uuid: str) -> list[Row]:
         """An instance's NICs as they are."""

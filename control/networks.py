@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -30,6 +31,7 @@ class Networks:
     conf: Any
     store: Store
     computes: Computes
+    _port_request: Callable[[Row, list[Row]], Row]  # given by Ports
 
     def network_create(
         self,
@@ -143,8 +145,9 @@ class Networks:
 
     @staticmethod
     def _in_use(row: Row, ports: int) -> Refused:
-        return Refused(f"Network {row['name']} is used by {ports} ports of servers.",
-                       now="It was not deleted.", next="Delete those servers first.",
+        return Refused(f"Network {row['name']} has {ports} ports.", now="It was not deleted.",
+                       next="Delete their servers first, and ports that were made by themselves; "
+                            f"see 'magnetar port list --network {row['name']}'.",
                        code="network_in_use")
 
     def _network(self, key: str) -> Row:
@@ -154,7 +157,7 @@ class Networks:
     def _networks(self, wanted: list | str | None) -> list[Row]:
         """What a create asks for, as ``{network_id, port_id, fixed_ip, tag}`` each.
 
-        :raises Refused: unknown or ambiguous network, a fixed address that cannot be.
+        :raises Refused: unknown or ambiguous network or port, a fixed address that cannot be.
         """
         if wanted == "none" or wanted == []:
             return []
@@ -163,10 +166,13 @@ class Networks:
         requests = []
         for item in [wanted] if isinstance(wanted, str) else wanted:
             asked = {"network": item} if isinstance(item, str) else item
+            if "port" in asked:
+                requests.append(self._port_request(asked, requests))
+                continue
             unknown = set(asked) - {"network", "fixed_ip", "tag"}
             if unknown or not isinstance(asked.get("network"), str):
                 raise Refused(f"The network {item!r} is not understood.", now=NOTHING,
-                              next="Give a name, an id, or {network, fixed_ip, tag}.",
+                              next="Give a name, an id, {network, fixed_ip, tag} or {port, tag}.",
                               code="bad_value")
             row = self._usable(self._network(asked["network"]))
             if asked.get("fixed_ip"):

@@ -146,8 +146,8 @@ class Servers:
     ) -> Row:
         """Create a server; it is being built when this returns.
 
-        :param networks: names, ids or ``{network, fixed_ip, tag}``; None or ``auto`` for the only
-            network there is; an empty list or ``none`` for no NIC.
+        :param networks: names, ids, ``{network, fixed_ip, tag}`` or ``{port, tag}``; None or
+            ``auto`` for the only network there is; an empty list or ``none`` for no NIC.
         :param user_data: base64 text as Nova's API takes it, or plain text.
         :param hints: ``group``: a server group, by name or id.
         :param volume: boot from this volume. :param boot_from_volume: from a new one, of so many

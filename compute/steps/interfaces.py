@@ -31,6 +31,13 @@ def port_of(run: Run) -> str:
     return run.request["args"].get("port_id") or run.row.id
 
 
+def has_it(run: Run) -> bool:
+    """Whether the guest had the port that was asked for before this operation, as its record says,
+    which shows a port that comes only after ``record``."""
+    port = run.request["args"].get("port_id")
+    return port is not None and any(nic.id == port for nic in run.guest.nics)
+
+
 def nic_of(run: Run, step: str) -> Nic:
     """The NIC that an earlier step of this operation found."""
     return Nic.from_plain(run.outcome(step))
@@ -165,6 +172,9 @@ class OnePort(Step):
 
     def do(self, run: Run) -> dict[str, Any]:
         args, port = run.request["args"], port_of(run)
+        if has_it(run):
+            raise Refused(f"Guest {run.row.guest} has port {port} already.",
+                          now="Nothing was done.", next="Choose another port.", code="port_in_use")
         nic = run.world.networks.attach(
             run.context, run.row.guest, port, NetworkRequest(
                 network_id=args.get("network_id"), port_id=args.get("port_id"),
@@ -177,6 +187,8 @@ class OnePort(Step):
         return asdict(nic)
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
+        if has_it(run):
+            return
         port = port_of(run)
         mine = [nic for nic in claimed_nics(run) if port in (nic.id, nic.asked)]
         for nic in mine:

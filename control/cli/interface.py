@@ -10,8 +10,8 @@ from compute.errors import Failed, Unknown
 from control.cli.base import Command, Lister, ShowOne, shown, table
 from control.cli.server import add_wait
 
-PORTS = (("ID", "id"), ("Network", "network"), ("MAC Address", "mac"), ("IP Address", "address"),
-         ("Tag", "tag"))
+PORTS = (("ID", "id"), ("Name", "name"), ("Network", "network"), ("MAC Address", "mac"),
+         ("IP Address", "address"), ("Tag", "tag"))
 POLL = 0.2  # seconds between two looks whether a NIC is out
 
 
@@ -62,10 +62,28 @@ class AddFixedIP(AddNetwork):
                             help="This address of the network.")
 
 
-class RemovePort(Command):
-    """Take a NIC out of a server, by its port"""
+class AddPort(ShowOne):
+    """Give a server the NIC of a port that is there, while it runs or is off"""
 
-    method, thing, words = "server.remove_port", "port", "Its id, or its MAC or IP address."
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """A server, a port, and how the server knows the NIC."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--tag", metavar="TAG", help="Tells the server which NIC it is.")
+        parser.add_argument("server", metavar="SERVER", help="Name or ID.")
+        parser.add_argument("port", metavar="PORT", help="Name or ID.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        """Returns when the NIC is in."""
+        tag = {"tag": parsed_args.tag} if parsed_args.tag else {}
+        return shown(self.client.call("server.add_port", server=parsed_args.server,
+                                      port=parsed_args.port, **tag))
+
+
+class RemovePort(Command):
+    """Take a NIC out of a server, by its port; a port that was made by itself stays"""
+
+    method, thing, words = "server.remove_port", "port", "Its name or ID, or its MAC or IP address."
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """A server, and what leaves it."""

@@ -82,11 +82,14 @@ class Create(ShowOne):
         add("--flavor", required=True, metavar="FLAVOR", help="Size of the server (name or ID).")
         add(
             "--network",
+            dest="networks",
             action="append",
             default=[],
             metavar="NETWORK",
             help="Give it a NIC on this network (name or ID); may be repeated.",
         )
+        add("--port", dest="networks", action="append", type=lambda port: {"port": port},
+            metavar="PORT", help="Give it the NIC of this port (name or ID); may be repeated.")
         add("--nic", choices=["none"], help="none: no NIC at all.")
         add("--key-name", metavar="KEY", help="Give it this key pair.")
         add("--public-key", metavar="FILE", help="Give it the public key in this file.")
@@ -101,8 +104,8 @@ class Create(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         """Ask for the server; it is being built when this returns, unless --wait is given."""
-        if parsed_args.nic and parsed_args.network:
-            raise usage("--nic none and --network exclude each other.")
+        if parsed_args.nic and parsed_args.networks:
+            raise usage("--nic none excludes --network and --port.")
         if parsed_args.public_key and parsed_args.key_name:
             raise usage("--key-name and --public-key exclude each other.")
         check_boot(parsed_args)
@@ -115,7 +118,7 @@ class Create(ShowOne):
             boot_from_volume=parsed_args.boot_from_volume,
             block_devices=parsed_args.block_devices or None,
             flavor=parsed_args.flavor,
-            networks=[] if parsed_args.nic else parsed_args.network or None,
+            networks=[] if parsed_args.nic else parsed_args.networks or None,
             key_name=parsed_args.key_name,
             public_key=public_key and file_text(public_key, PUBLIC_KEY_LIMIT).strip(),
             user_data=user_data

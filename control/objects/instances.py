@@ -240,7 +240,7 @@ def destroy_rows(call: Call, uuid: str, *where: Any,
                            host_lives)
         records.delete_devices(call.connection, tables.block_device_mapping.c.instance_uuid == uuid)
         records.delete_interfaces(call.connection, uuid)
-        networks.delete_ports(call.connection, uuid)
+        networks.release_ports(call.connection, uuid)
         records.end_migrations(call.connection, uuid)
         consoles.clean(call.connection, uuid)
     return row

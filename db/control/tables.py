@@ -241,9 +241,10 @@ ports = table(
         "network_uuid", sa.String(36),
         sa.ForeignKey("networks.uuid", name="ports_network_uuid_fkey"), nullable=False,
     ),
-    uuid("instance_uuid", nullable=False), number("position", nullable=False),
+    uuid("instance_uuid"), number("position"),  # NULL while no server has it
     text("mac", 17, nullable=False, unique=True), text("address", 45, nullable=False),
     text("host"), text("tag"),
+    text("name"), flag("kept"),  # kept: it was made by itself, and stays when its server goes
     sa.UniqueConstraint("network_uuid", "address", name="uniq_ports_network_address"),
     sa.UniqueConstraint("instance_uuid", "position", name="uniq_ports_instance_position"),
     soft_delete=False,

@@ -357,7 +357,7 @@ class DetachTest(InterfaceTest):
         uuid = self.boot("gone")
         port = self.control.server_ports(uuid)[0]
         with self.control.store.begin() as connection:
-            networks.delete_ports(connection, uuid, port["id"])
+            networks.release_ports(connection, uuid, port["id"])
         self.control.server_event(uuid, "network-vif-deleted", tag=port["id"])
         self.ended(uuid, "detach_interface")
         self.assertEqual(set(), self.macs(uuid))

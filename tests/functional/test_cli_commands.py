@@ -161,6 +161,9 @@ class CallTest(Base):
         self.assertEqual(("server.create", wanted), self.called(*create, "n"))
         self.assertEqual(("server.create", {**wanted, "networks": []}),
                          self.called(*create, "--nic", "none", "n"))  # fmt: skip
+        self.assertEqual(
+            ("server.create", {**wanted, "networks": ["a", {"port": "p"}, "b"]}),
+            self.called(*create, "--network", "a", "--port", "p", "--network", "b", "n"))
         key = self.file("key.pub", b"ssh-ed25519 AAAA me\n")
         self.assertEqual(("server.create", {**wanted, "public_key": "ssh-ed25519 AAAA me"}),
                          self.called(*create, "--public-key", key, "n"))  # fmt: skip
@@ -184,17 +187,19 @@ class CallTest(Base):
             )
 
     def test_nics_and_consoles(self):
-        port = {"id": "p", "network": "lan", "mac": "m", "address": "10.0.0.9", "tag": None,
-                "request_id": "req-1"}
+        port = {"id": "p", "name": "n", "network": "lan", "mac": "m", "address": "10.0.0.9",
+                "tag": None, "request_id": "req-1"}
         url = {"type": "novnc", "url": "http://p/?path=x", "host": "h", "port": 5900}
         self.plane.answers |= {"server.ports": [port], "server.add_network": port,
-                               "server.remove_port": port, "server.remove_network": [port],
-                               "console.url": url}
+                               "server.add_port": port, "server.remove_port": port,
+                               "server.remove_network": [port], "console.url": url}
         for words, method, args in (
                 (["add", "network", "--tag", "t"], "server.add_network",
                  {"network": "x", "tag": "t"}),
                 (["add", "fixed", "ip", "--fixed-ip-address", "10.0.0.9"], "server.add_network",
                  {"network": "x", "fixed_ip": "10.0.0.9"}),
+                (["add", "port"], "server.add_port", {"port": "x"}),
+                (["add", "port", "--tag", "t"], "server.add_port", {"port": "x", "tag": "t"}),
                 (["remove", "network"], "server.remove_network", {"network": "x"}),
                 (["remove", "port"], "server.remove_port", {"port": "x"})):
             self.assertEqual((method, {"server": "web", **args}),
@@ -246,7 +251,7 @@ class CallTest(Base):
 
     def test_simple_things(self):
         row = {"id": "1", "name": "n"}
-        for noun in ("flavor", "network", "keypair", "group", "host"):
+        for noun in ("flavor", "network", "port", "keypair", "group", "host"):
             self.plane.answers |= {f"{noun}.{verb}": row for verb in ("create", "show")}
             self.plane.answers[f"{noun}.list"] = [row]
         key = self.file("key.pub", b"ssh-ed25519 AAAA\n")
@@ -262,6 +267,15 @@ class CallTest(Base):
              {"name": "n", "subnet": "10.0.0.0/24", "bridge": "br0"}),
             ("network list", "network.list", {}),
             ("network delete n", "network.delete", {"network": "n"}),
+            ("port create --network lan n", "port.create", {"name": "n", "network": "lan"}),
+            ("port create --network lan --fixed-ip ip-address=10.0.0.9 --mac-address m n",
+             "port.create", {"name": "n", "network": "lan", "fixed_ip": "10.0.0.9", "mac": "m"}),
+            ("port create --network lan --fixed-ip 10.0.0.9 --mac m n",
+             "port.create", {"name": "n", "network": "lan", "fixed_ip": "10.0.0.9", "mac": "m"}),
+            ("port list --network lan --server web", "port.list",
+             {"network": "lan", "server": "web"}),
+            ("port show n", "port.show", {"port": "n"}),
+            ("port delete n", "port.delete", {"port": "n"}),
             (f"keypair create --public-key {key} n", "keypair.create",
              {"name": "n", "public_key": "ssh-ed25519 AAAA"}),
             ("keypair delete n", "keypair.delete", {"keypair": "n"}),
@@ -276,7 +290,7 @@ class CallTest(Base):
             ("image delete i", "image.delete", {"image": "i"}),
         ):  # fmt: skip
             self.assertEqual((method, args), self.called(*words.split()))
-        for noun in ("flavor", "network", "keypair", "server group", "host"):
+        for noun in ("flavor", "network", "port", "keypair", "server group", "host"):
             self.assertIn("|", self.ok(*noun.split(), "list"))
 
     def test_operations(self):
@@ -364,6 +378,10 @@ class UsageTest(CliCase):
         self.assertIn("KEY=VALUE", self.usage(*create, "--property", "x"))
         self.assertIn("given twice", self.usage(*create, "--hint", "a=1", "--hint", "a=2"))
         self.assertIn("exclude", self.usage(*create, "--nic", "none", "--network", "a"))
+        self.assertIn("exclude", self.usage(*create, "--nic", "none", "--port", "p"))
+        self.assertIn("--network", self.usage("port", "create", "n"))
+        self.assertIn("one subnet", self.usage("port", "create", "--network", "a", "--fixed-ip",
+                                               "subnet=s,ip-address=10.0.0.9", "n"))
         self.assertIn("cannot be read", self.usage(*create, "--user-data", "/nonexistent"))
         self.assertIn("larger", self.usage(*create, "--user-data", self.file("b", b"x" * 60_000)))
         self.assertIn("UTF-8", self.usage(*create, "--public-key", self.file("k", b"\xff")))

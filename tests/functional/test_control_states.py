@@ -115,6 +115,8 @@ VERBS = {
                     sends="restore_instance", task="restoring"),
     "add network": Verb(lambda c: c.server_add_network("one", "net"),
                         ("active", "paused", "stopped"), sends="attach_interface"),
+    "add port": Verb(lambda c: c.server_add_port("one", "spare"),
+                     ("active", "paused", "stopped"), sends="attach_interface"),
     "remove network": Verb(lambda c: c.server_remove_network("one", "net"),
                            ("active", "paused", "stopped"), sends="detach_interface"),
     "remove port": Verb(lambda c: c.server_remove_port("one", c.server_ports("one")[0]["id"]),
@@ -214,6 +216,7 @@ class StatesTest(ControlTest):
         self.prepare()
         self.control.flavor_create("large", vcpus=2, ram=1024, disk=1)
         self.control.network_create("net", "192.0.2.0/24")
+        self.control.port_create("spare", "net")
         self.server = self.active(networks=["net"])
         # no timer of the control plane may go on with what is asked for here
         self.sent: list[tuple[str, str]] = []

@@ -166,7 +166,7 @@ class DatabaseTest(testtools.TestCase):
         self.assertRaises(sa.exc.IntegrityError, second)
         self.assertRaises(sa.exc.IntegrityError, remove)
         with self.store.begin() as connection:
-            self.assertEqual(1, networks.delete_ports(connection, "i"))
+            self.assertEqual(1, networks.release_ports(connection, "i"))
         remove()
 
     def test_catalog(self):

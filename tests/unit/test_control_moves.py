@@ -14,7 +14,7 @@ from control.moves import drain
 from control.moves.base import COLD, EVACUATION, LIVE
 from control.scheduler import Scheduler, filters
 from control.scheduler.filters import Request
-from db.control import instances, moves, records, services, tables
+from db.control import instances, moves, networks, records, services, tables
 from db.control.store import Store
 from db.engine import MIGRATIONS, migrate, open_engine
 from tests.unit import test_control_scheduler as scheduler
@@ -126,10 +126,21 @@ class RevisionTest(testtools.TestCase):
                 "INSERT INTO services (uuid, host, binary, report_count, version, disabled, "
                 "forced_down, deleted, created_at) VALUES ('u', 'h', 'nova-compute', 1, 74, 0, 0, "
                 "0, '2026-01-01 00:00:00')")
+            connection.exec_driver_sql(
+                "INSERT INTO networks (uuid, name, kind, source, cidr, dhcp, status, created_at) "
+                "VALUES ('n', 'net', 'network', 'net', '192.0.2.0/24', 1, 'active', "
+                "'2026-01-01 00:00:00')")
+            connection.exec_driver_sql(
+                "INSERT INTO ports (uuid, network_uuid, instance_uuid, position, mac, address, "
+                "created_at) VALUES ('p', 'n', 'i', 0, 'fa:16:3e:00:00:01', '192.0.2.5', "
+                "'2026-01-01 00:00:00')")
         migrate(engine, "control")
         with Store(engine, green=False).begin() as connection:
             self.assertIsNone(services.get(connection, "h")["fenced_at"])
             self.assertEqual([], moves.opened(connection))
+            [port] = networks.instance_ports(connection, ["i"])
+            self.assertEqual(("p", 0, "192.0.2.5", None, False), tuple(
+                port[name] for name in ("uuid", "position", "address", "name", "kept")))
 
 
 class AdvanceTest(testtools.TestCase):
