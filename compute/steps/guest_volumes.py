@@ -71,11 +71,14 @@ FORMER = "former-attachments"  # kind of claim: attachments of another host, to 
 
 def settle(run: Run) -> None:
     """The guest comes to this host: its volumes are connected here, by attachments of this host's
-    own. What it has here already stays."""
+    own. What it has here already stays; whether the service knows so is not known."""
     mine = {one.volume.attachment_id for one in claimed(run) if one.source}
     for prim in mapped(run).values():
         volume = mappings.volume(fields_of(prim))
-        if not volume.id or volume.attachment_id in mine:
+        if not volume.id:
+            continue
+        if volume.attachment_id in mine:
+            run.world.volumes.attachment_complete(run.context, volume.attachment_id)
             continue
         if volume.connection or not volume.attachment_id:  # another host's
             former = volume.attachment_id
