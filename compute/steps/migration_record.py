@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compute.engine.operation import OVERTAKEN
 from compute.engine.run import Run
 from compute.engine.step import Step
 from compute.errors import Refused
@@ -143,11 +144,12 @@ class MigrationEnds(Step):
 
 
 class NewMigrationEnds(MigrationEnds):
-    """migration: the same for one that this message may not have begun: it then ends only if nobody
-    goes on with it, since its guest has no task any more."""
+    """migration: the same for one whose message may have been overtaken before it was admitted: it
+    then ends only if nobody goes on with it, since its guest has no task any more."""
 
     def do(self, run: Run) -> None:
-        if run.outcome("admission") is not None or self.orphan(run):
+        overtaken = (run.row.error or {}).get("code") in OVERTAKEN
+        if not overtaken or run.outcome("admission") is not None or self.orphan(run):
             super().do(run)
 
     @staticmethod
