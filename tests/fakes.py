@@ -22,6 +22,7 @@ from compute.conf import libvirt as libvirt_options
 from compute.conf import metrics as metric_options
 from compute.conf import migration as migration_options
 from compute.conf import moves as move_options
+from compute.conf import pci as pci_options
 from compute.conf import resources as resource_options
 from compute.conf import serial_console as serial_options
 from compute.conf import timeouts as timeout_options
@@ -265,6 +266,7 @@ def conf(root, **overrides):
     made.timeouts = types.SimpleNamespace(**group(timeout_options))
     made.libvirt = types.SimpleNamespace(**group(libvirt_options), **group(migration_options))
     made.compute = types.SimpleNamespace(**group(compute_options))
+    made.pci = types.SimpleNamespace(**group(pci_options))
     made.metrics = types.SimpleNamespace(**group(metric_options))
     made.serial_console = types.SimpleNamespace(**group(serial_options))
     made.disk = types.SimpleNamespace(**group(disk_options))

@@ -64,7 +64,8 @@ class Driver(Protocol):
         """Whether the hypervisor answered lately."""
 
     def host_facts(self) -> HostFacts:
-        """Describe the host, in a constant number of calls. Raises Unknown."""
+        """Describe the host, in a constant number of calls; its PCI devices only where
+        [pci] device_spec gives any to guests. Raises Unknown."""
 
     def host_uptime(self) -> str:
         """The text of ``uptime``."""
@@ -79,6 +80,10 @@ class Driver(Protocol):
 
     def state(self, uuid: str) -> GuestState | None:
         """One domain, or None if the hypervisor positively does not know it. Raises Unknown."""
+
+    def host_devices(self, uuid: str) -> tuple[str, ...]:
+        """Addresses of the host's PCI devices that a domain has been defined with; empty where
+        there is no domain. Raises Unknown."""
 
     def disks(self, uuid: str) -> tuple[Disk, ...]:
         """The disks that exist for a guest, empty if there are none. Raises Unknown."""

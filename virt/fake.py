@@ -19,6 +19,7 @@ from compute.errors import Failed, Refused
 from compute.model import states
 from compute.model.guest import CachedImage, Disk, Guest, GuestState, HostFacts, Image, Nic
 from compute.model.numa import HostCell
+from compute.model.pci import HostDevice
 from virt.driver import Cancel, ImageSource, Progress
 from virt.fake_consoles import FakeConsoles
 from virt.fake_copy import FakeCopy
@@ -44,6 +45,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
 
     name = "fake"
     huge_pages = 0
+    pci: tuple[HostDevice, ...] = ()  # its PCI devices
     lacks: frozenset[str] = frozenset()  # names of extra specs that this host cannot fulfil
 
     def __init__(self, root: str | os.PathLike, hook: Hook | None = None, *,
@@ -80,7 +82,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
             cpu_info={"arch": "x86_64", "model": "fake", "vendor": "fake", "features": [],
                       "topology": {"sockets": 1, "cores": self.vcpus, "threads": 1}},
             supported=(("x86_64", "fake", "hvm"), ("x86_64", "qemu", "hvm")), storage=self.storage,
-            cells=self.cells())
+            cells=self.cells(), devices=self.pci)
 
     def cells(self) -> tuple[HostCell, ...]:
         """Two cells with half of everything each, cores of two threads, and no huge pages but
@@ -116,6 +118,10 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
         self.see_arrival(uuid)
         self.see_save(uuid)
         return self._state(uuid)
+
+    @hooked
+    def host_devices(self, uuid: str) -> tuple[str, ...]:
+        return tuple((self._read(uuid) or {}).get("host_devices", ()))
 
     @hooked
     def disks(self, uuid: str) -> tuple[Disk, ...]:
@@ -239,7 +245,8 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
             **self.redefined(found, nics), **self.with_volumes(found, guest.volumes),
             "disks": [os.path.basename(d.path) for d in disks],
             "serial_port": guest.serial_port,
-            "place": guest.placement.to_plain() if guest.placement else None})
+            "place": guest.placement.to_plain() if guest.placement else None,
+            "host_devices": [given.address for given in guest.devices]})
         return {"hw_machine_type": guest.prop("hw_machine_type", "fake-1.0") or "fake-1.0"}
 
     @hooked
@@ -261,6 +268,7 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
             raise Failed(f"Domain {uuid} cannot start: {missing} cannot be opened.",
                          code="hypervisor_error")
         self.see_connected(uuid, found)
+        self._see_devices(uuid, found)
         power: int = found["saved_as"] if found.get("saved") else states.RUNNING
         self._see_whole(uuid, found.get("count", 0) if found.get("saved") else None)
         if not found.get("saved"):
@@ -270,6 +278,15 @@ class FakeDriver(FakeMoves, FakeSize, FakeTended, FakeCopy, FakeNics, FakeVolume
         self._write(uuid, {**found, "saved": False, "frozen": False})
         self._set_power(uuid, power, "started")
         self.work(uuid)
+
+    def _see_devices(self, uuid: str, found: dict) -> None:
+        """Two guests that run never have the same device of this host."""
+        mine = set(found.get("host_devices", ()))
+        for path in self.domains.glob("*.json") if mine else ():
+            other = self._read(path.stem) or {}
+            both = sorted(mine & set(other.get("host_devices", ())))
+            if path.stem != uuid and other.get("power_state") in ON and both:
+                self.fabric.accuse(f"{both} of {self.hostname} are {uuid}'s and {path.stem}'s")
 
     @hooked
     def shutdown(self, uuid: str) -> None:

@@ -26,6 +26,7 @@ from compute.conf import (
     migration,
     moves,
     neutron,
+    pci,
     placement,
     resources,
     serial_console,
@@ -36,7 +37,7 @@ from compute.conf import (
 )
 
 MODULES = (agent, moves, resources, timeouts, compute, disk, libvirt, volumes, migration, vnc,
-           spice, serial_console, consoleauth, metrics, image_cache, control, cinder, glance,
+           spice, serial_console, consoleauth, metrics, pci, image_cache, control, cinder, glance,
            neutron, placement)
 CONF = cfg.CONF
 

@@ -12,13 +12,14 @@ from compute.model import wire
 from compute.model.guest import Guest
 from compute.model.move import Check
 from compute.rpc.primitives import Primitive
+from virt import devices
 
 
 def at_destination(world: World, context: Context, instance: Primitive,
                    outgoing: Mapping[str, Any]) -> list[Check]:
     """What can be found out here about taking a guest. Changes nothing."""
     guest = full_guest(world, context, instance)
-    found = [_room(world, guest), _here_already(world, guest)]
+    found = [_devices(guest), _room(world, guest), _here_already(world, guest)]
     found += world.driver.check_incoming(guest, outgoing)
     return [replace(check, host=check.host or world.host) for check in found]
 
@@ -30,6 +31,15 @@ def full_guest(world: World, context: Context, instance: Primitive) -> Guest:
         guest = wire.guest(world.conductor.instance(context, guest.uuid), None,
                            world.conf.instance_name_template)
     return guest
+
+
+def _devices(guest: Guest) -> Check:
+    name, has = "host devices", devices.wanted(guest)
+    if not has:
+        return Check(name, True, "it has none of its host's devices for itself")
+    return Check(name, False, "it has devices of its host for itself "
+                 f"({', '.join(has)}), whose state cannot be copied",
+                 "Migrate it cold: it gets others there.")
 
 
 def _room(world: World, guest: Guest) -> Check:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compute.model.numa import HostCell, Placement
+from compute.model.pci import Given, HostDevice
 from compute.model.volume import Attached
 
 
@@ -149,6 +150,7 @@ class Guest:
     placement: Placement | None = None  # where on this host it is to be, if that matters
     serial_port: int | None = None  # where its serial console listens on this host; None: nowhere
     volumes: tuple[Attached, ...] = ()  # connected to this host
+    devices: tuple[Given, ...] = ()  # of this host, for itself
 
     @property
     def boots_from_volume(self) -> bool:
@@ -244,5 +246,6 @@ class HostFacts:
     supported: tuple[tuple[str, str, str], ...] = ()  # (arch, hv_type, vm_mode)
     machine_types: tuple[str, ...] = ()
     cells: tuple[HostCell, ...] = ()  # its NUMA cells
+    devices: tuple[HostDevice, ...] = ()  # its PCI devices, where any are for guests
     traits: tuple[str, ...] = ()  # what guests can have here, in the names of os-traits
     storage: str = ""  # an id of where disks are; equal on hosts that share it, "" when not known

@@ -8,6 +8,7 @@ from typing import Any
 
 from compute.errors import Refused
 from compute.model import states
+from compute.model.pci import given_from
 from compute.operator.moves import in_force, is_leaving
 from compute.recovery.decide import Act, Verdict
 from compute.recovery.invariants import check
@@ -109,9 +110,16 @@ def _facts(facts: GuestFacts) -> list[dict[str, Any]]:
         "deleted": "yes" if facts.deleted.value else "no",
     }
     listed = [_fact(name, getattr(facts, name), text) for name, text in said.items()]
-    claims = ", ".join(sorted(c.kind for c in facts.claims)) or "none"
+    claims = ", ".join(sorted(map(_claim, facts.claims))) or "none"
     return [*listed, {"fact": "claims", "value": claims, "known": True, "source": "journal",
                       "time": listed[0]["time"]}]
+
+
+def _claim(claim: Any) -> str:
+    """A claim's kind, with the host's devices that it holds."""
+    devices = [f"{given.address} as {given.alias}" for given in given_from(
+        claim.data.get("pci") or ())]
+    return f"{claim.kind} (device {', '.join(devices)})" if devices else claim.kind
 
 
 def _fact(name: str, fact: Fact, text: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compute.model import states, wire
-from compute.model.numa import Placement, format_set
+from compute.model.numa import Placement
+from compute.model.pci import given_from
 from compute.model.volume import Volume
 from compute.recovery.decide import frozen
 from compute.recovery.observe import GuestFacts, Observation
@@ -98,19 +99,21 @@ def check_volumes(seen: Observation, look: Callable[[str], tuple[frozenset[str],
 
 
 def _places(seen: Observation) -> list[Finding]:
-    """No host CPU is two guests' own."""
-    owners: dict[int, str] = {}
+    """No host CPU and no device is two guests' own."""
+    owners: dict[str, str] = {}
     found = []
     for uuid, facts in sorted(seen.guests.items()):
-        held = frozenset(cpu for claim in facts.claims if claim.data.get("numa")
-                         for cpu in Placement.from_plain(claim.data["numa"]).held())
+        held = {f"CPU {cpu}" for claim in facts.claims if claim.data.get("numa")
+                for cpu in Placement.from_plain(claim.data["numa"]).held()}
+        held |= {f"device {each.address}" for claim in facts.claims
+                 for each in given_from(claim.data.get("pci") or ())}
         twice = sorted(held & owners.keys())
         if twice:
-            others = ", ".join(sorted({owners[cpu] for cpu in twice}))
-            found.append(Finding("places", uuid, f"Host CPUs {format_set(twice)} are its own and "
+            others = ", ".join(sorted({owners[one] for one in twice}))
+            found.append(Finding("places", uuid, f"Host {', '.join(twice)} are its own and "
                                  f"those of {others} as well.",
                                  f"Move one of them away; see 'magnetar explain {uuid}'."))
-        owners |= {cpu: uuid for cpu in held}
+        owners |= dict.fromkeys(held, uuid)
     return found
 
 

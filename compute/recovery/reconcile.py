@@ -26,6 +26,7 @@ from compute.resources.tracker import MOVE
 from compute.rpc.primitives import data
 from compute.steps.attached import KIND
 from db.journal import rows
+from virt import devices
 
 LOG = logging.getLogger(__name__)
 LOST_AFTER = 20.0  # seconds a task_state stands without an operation before its cast counts as lost
@@ -261,12 +262,21 @@ def restore_claims(world: Any, seen: Observation) -> None:
                 world.journal.claim(kind, facts.uuid, facts.uuid, domain.operation, content)
 
 
+def _devices(world: Any, facts: GuestFacts) -> tuple[str, ...]:
+    """The host's devices that a guest without a claim has, as its domain says."""
+    if any(claim.kind == "resources" for claim in facts.claims) \
+            or not devices.wanted(wire.guest(facts.record.value)):
+        return ()
+    return world.driver.host_devices(facts.uuid)
+
+
 def _held(world: Any, facts: GuestFacts) -> dict[str, Mapping[str, Any]]:
     """What a guest has to hold, by kind of claim. Raises Refused when its record is damaged."""
     domain = facts.domain.value
     held: dict[str, Mapping[str, Any]] = {
         "resources": world.inventory.held(wire.guest(facts.record.value),
-                                          facts.fields.get("numa_topology")),
+                                          facts.fields.get("numa_topology"),
+                                          _devices(world, facts)),
         "disks": {},
         "domain": {"generation": domain.generation, "name": domain.name}}
     if not any(claim.kind == "domain" for claim in facts.claims):

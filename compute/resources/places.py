@@ -1,11 +1,14 @@
-"""Places of guests on the host's NUMA cells: claimed in the journal, told in Nova's objects.
+"""Places of guests on the host's NUMA cells, and their PCI devices: claimed in the journal, told in
+Nova's objects.
 
-A place is part of a claim of room (``numa`` in its data). It is chosen and written down under one
-lock, so that no CPU and no page is promised twice; a guest keeps it until its claim goes.
+A place is part of a claim of room (``numa`` in its data), and so are devices (``pci``). They
+are chosen and written down under one lock, so that no CPU, no page and no device is promised twice;
+a guest keeps them until its claim goes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +18,8 @@ from typing import Any
 from compute.errors import Failed, Refused
 from compute.model.guest import Guest, HostFacts
 from compute.model.numa import SMALL_KB, HostCell, Placed, Placement, cpu_sets
+from compute.model.pci import Given
+from compute.resources.devices import Devices, given_in, wanted
 from compute.resources.placing import Ground, NoPlace, Taken, place
 from compute.rpc.primitives import Primitive, data, make
 from db.journal import Claim, Journal
@@ -45,16 +50,24 @@ def _held(claim: Claim) -> Iterator[Placement]:
             yield Placement.from_plain(claim.data[name])
 
 
+def content_of(place: Placement | None, given: Iterable[Given]) -> dict[str, Any]:
+    """What place and devices add to the data of a claim."""
+    devices = [each.to_plain() for each in given]
+    return {**({"numa": place.to_plain()} if place is not None else {}),
+            **({"pci": devices} if devices else {})}
+
+
 class Places:
     """The places of one host.
 
     :param claims: tells all claims of room.
     """
 
-    def __init__(self, conf: Any, host: str, journal: Journal, facts: Callable[[], HostFacts],
+    def __init__(self, conf: Any, host: str, journal: Journal, facts: Callable[..., HostFacts],
                  claims: Callable[[], list[Claim]]):
         self._conf, self._host, self._journal = conf, host, journal
         self._facts, self._claims = facts, claims
+        self.devices = Devices(conf, host, facts, claims)
         self._choosing = threading.Lock()
 
     def sets(self) -> tuple[frozenset[int], frozenset[int]]:
@@ -67,29 +80,69 @@ class Places:
                          code="bad_option") from error
 
     def claim(self, guest: Guest, kind: str, operation: str) -> Placement | None:
-        """Choose the guest's place and write it into its claim; what was chosen before stays.
+        """Choose the guest's place and devices and write them into its claim; what was chosen
+        before stays.
 
-        :raises Refused: code ``no_room``, with what is free in each cell.
+        :raises Refused: code ``no_room``, with what is free in each cell, and of each device.
         """
-        if topology.wish(guest) is None:
+        if topology.wish(guest) is None and not wanted(guest):
             return None
+        if wanted(guest):
+            self._facts(refresh=True)  # devices come and go
         with self._choosing:
             mine = self._journal.claims(guest=guest.uuid)
-            found = placement_in(mine, guest) or self._choose(guest, kind)
+            found, given = self._settle(guest, kind, mine)
             own = next((claim.data for claim in mine if claim.kind == kind), None)
-            content = {**(need(guest) if own is None else own), "numa": found.to_plain()}
+            content = {**(need(guest) if own is None else own), **content_of(found, given)}
             if content != own:
                 self._journal.claim(kind, guest.uuid, guest.uuid, operation, content)
         return found
 
     def check(self, guest: Guest, kind: str) -> None:
-        """See that there is a place, which is not kept. Raises Refused(code='no_room')."""
-        if topology.wish(guest) is not None and \
-                placement_in(self._journal.claims(guest=guest.uuid), guest) is None:
-            self._choose(guest, kind)
+        """See that there are place and devices, which are not kept. Raises
+        Refused(code='no_room')."""
+        if topology.wish(guest) is not None or wanted(guest):
+            self._settle(guest, kind, self._journal.claims(guest=guest.uuid))
 
-    def _choose(self, guest: Guest, kind: str) -> Placement:
+    def _settle(self, guest: Guest, kind: str, mine: list[Claim],
+                ) -> tuple[Placement | None, tuple[Given, ...]]:
+        """Place and devices of a guest: those that it holds, or else ones that go together."""
+        held, given = placement_in(mine, guest), given_in(mine, guest)
+        if topology.wish(guest) is None:
+            return None, given or self.devices.choose(guest, None)
+        if not wanted(guest):
+            return held or self._choose(guest, kind), ()
+        if held is not None and given:
+            return held, given
+        refused: Refused | None = None
+        for found in self._places(guest, kind, held):
+            try:
+                return found, self.devices.choose(guest, found)
+            except Refused as error:
+                refused = error
+        raise refused or self._nowhere(guest, "it has none")
+
+    def _places(self, guest: Guest, kind: str, held: Placement | None) -> Iterator[Placement]:
+        """Places for a guest with devices: the one that it holds, then those near devices that
+        would do, then any. Raises Refused when there is none."""
+        if held is not None:
+            yield held
+        near = self.devices.cells(guest)
+        for cells in (*(frozenset((cell,)) for cell in sorted(near)), near):
+            with contextlib.suppress(Refused):
+                yield self._choose(guest, kind, cells)
+        yield self._choose(guest, kind)
+
+    def _nowhere(self, guest: Guest, reason: str) -> Refused:
+        return Refused(f"Guest {guest.uuid} finds no place on host {self._host}: {reason}.",
+                       now="Nothing was made on this host.",
+                       next="The scheduler is told and may try another host.", code="no_room")
+
+    def _choose(self, guest: Guest, kind: str, cells: frozenset[int] | None = None) -> Placement:
+        """A place for the guest, on these host cells only if any are named."""
         wish, ground = topology.wish(guest), self._ground()
+        if cells is not None:
+            ground = replace(ground, cells=tuple(c for c in ground.cells if c.id in cells))
         others = [held for claim in self._claims()
                   if (claim.guest, claim.kind) != (guest.uuid, kind) for held in _held(claim)]
         if wish is not None and wish.dedicated and not ground.dedicated:
@@ -102,11 +155,7 @@ class Places:
             assert wish is not None
             return place(wish, ground, Taken(others))
         except NoPlace as reason:
-            raise Refused(
-                f"Guest {guest.uuid} finds no place on host {self._host}: {reason}.",
-                now="Nothing was made on this host.",
-                next="The scheduler is told and may try another host.", code="no_room",
-            ) from reason
+            raise self._nowhere(guest, str(reason)) from reason
 
     def _ground(self) -> Ground:
         shared, dedicated = self.sets()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from compute.errors import Refused
 from compute.model.guest import Guest, HostFacts
 from compute.model.numa import Placement
-from compute.resources.places import Places, need
+from compute.resources.places import Places, content_of, need
 from compute.rpc.primitives import Primitive, data, make
 from db.journal import Claim, Journal
 from virt.driver import Driver
@@ -22,6 +22,8 @@ from virt.driver import Driver
 KINDS = ("vcpus", "pcpus", "memory_mb", "disk_gb")
 # A guest that moves holds room twice: as it is here, and for its way in or back.
 HERE, MOVE = "resources", "resources-move"
+# What of a guest's other size its claim holds for a moment, and under which name.
+SPARE = {"numa": "spare", "pci": "spare_pci"}
 UNITS = {"vcpus": "vCPUs", "pcpus": "dedicated CPUs", "memory_mb": "MiB of memory",
          "disk_gb": "GiB of disk"}
 
@@ -115,14 +117,16 @@ class Tracker:
         self.places.check(guest, MOVE if moving else HERE)
 
     def place(self, guest: Guest, operation: str, moving: bool = False) -> Placement | None:
-        """Claim the guest's place on the host's cells; None where it asks for none."""
+        """Claim the guest's place on the host's cells, and the devices that its flavor asks for;
+        None where it asks for no place."""
         return self.places.claim(guest, MOVE if moving else HERE, operation)
 
-    def held(self, guest: Guest, topology: Primitive | None) -> dict[str, Any]:
-        """Data of a claim for a guest that is here without one: what it takes, and the place that
-        its record tells."""
-        found = self.places.recorded(guest, topology)
-        return {**need(guest), **({"numa": found.to_plain()} if found else {})}
+    def held(self, guest: Guest, topology: Primitive | None,
+             devices: Iterable[str] = ()) -> dict[str, Any]:
+        """Data of a claim for a guest that is here without one: what it takes, the place that its
+        record tells, and the devices that its domain has (by address)."""
+        return {**need(guest), **content_of(
+            self.places.recorded(guest, topology), self.places.devices.recorded(guest, devices))}
 
     @property
     def address(self) -> str:
@@ -156,7 +160,7 @@ class Tracker:
             "cpu_allocation_ratio": self.conf.cpu_allocation_ratio,
             "ram_allocation_ratio": self.conf.ram_allocation_ratio,
             "disk_allocation_ratio": self.conf.disk_allocation_ratio,
-            "pci_device_pools": make("PciDevicePoolList", {"objects": []}),
+            "pci_device_pools": self.places.devices.pools(),
             "supported_hv_specs": [
                 make("HVSpec", {"arch": arch, "hv_type": hv, "vm_mode": mode})
                 for arch, hv, mode in facts.supported],

@@ -66,6 +66,7 @@ VERSIONS = {
     "NetworkMetadata": "1.0",
     "NicDiagnostics": "1.0",
     "PciDeviceList": "1.3",
+    "PciDevicePool": "1.1",
     "PciDevicePoolList": "1.1",
     "RequestLevelParams": "1.1",
     "RequestSpec": "1.15",

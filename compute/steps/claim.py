@@ -11,7 +11,9 @@ from compute.errors import Refused
 from compute.model import states
 from compute.model.guest import Guest
 from compute.model.numa import Placement
-from compute.resources.places import need, placement_in, to_record
+from compute.model.pci import Given
+from compute.resources.devices import given_in
+from compute.resources.places import content_of, need, placement_in, to_record
 from compute.rpc.primitives import data
 
 
@@ -20,10 +22,15 @@ def placement_of(run: Run, guest: Guest) -> Placement | None:
     return placement_in(run.world.journal.claims(guest=guest.uuid), guest)
 
 
+def devices_of(run: Run, guest: Guest) -> tuple[Given, ...]:
+    """The devices that the guest has claimed on this host."""
+    return given_in(run.world.journal.claims(guest=guest.uuid), guest)
+
+
 def room_of(run: Run, guest: Guest) -> dict[str, Any]:
-    """Data of a claim of room: what the guest takes, and the place that it has claimed before."""
-    held = placement_of(run, guest)
-    return {**need(guest), **({"numa": held.to_plain()} if held is not None else {})}
+    """Data of a claim of room: what the guest takes, and the place and devices that it has claimed
+    before."""
+    return {**need(guest), **content_of(placement_of(run, guest), devices_of(run, guest))}
 
 
 def told_place(run: Run, guest: Guest) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from compute.engine.step import Step
 from compute.errors import Failed
 from compute.model.guest import CachedImage, Guest
 from compute.steps.attached import boots_from_volume, claimed
-from compute.steps.claim import placement_of
+from compute.steps.claim import devices_of, placement_of
 from compute.steps.ports import nics_of
 
 
@@ -116,4 +116,5 @@ def with_nics(run: Run) -> Guest:
     """The guest with the NICs that this operation allocated, its volumes, and its place on this
     host."""
     return replace(run.guest, nics=nics_of(run), placement=placement_of(run, run.guest),
+                   devices=devices_of(run, run.guest),
                    volumes=tuple(one for one in claimed(run) if one.source))

@@ -13,8 +13,10 @@ from compute.model import states
 from compute.model.guest import Disk
 from compute.model.wire import NO_FLAVOR
 from compute.steps.attached import reconnected
+from compute.steps.claim import devices_of
 from compute.steps.disks import with_nics
 from compute.steps.serial import PORT, serial_port
+from virt.devices import wanted
 
 OFF = (states.SHUTDOWN, states.CRASHED, states.NOSTATE)
 ASK_AGAIN_SECONDS = 10.0  # a guest that was still booting did not hear the first request
@@ -48,8 +50,10 @@ class Domain(Step):
         if guest.flavor is NO_FLAVOR:
             raise Failed(f"The control plane gave no flavor for guest {run.row.guest}.",
                          now="Its definition was not changed.", code="bad_request")
-        if guest.placement is None:  # of a guest that was here before places were claimed
-            guest = replace(guest, placement=run.world.inventory.place(guest, run.row.id))
+        # One that was here before places and devices were claimed.
+        if guest.placement is None or (not guest.devices and wanted(guest)):
+            guest = replace(guest, placement=run.world.inventory.place(guest, run.row.id),
+                            devices=devices_of(run, guest))
         guest = replace(guest, serial_port=serial_port(run))
         return dict(run.world.driver.define(
             guest, self.disks(run), guest.nics, generation=generation(run), operation=run.row.id))

@@ -19,6 +19,7 @@ from compute.rpc.primitives import data as fields_of
 from compute.rpc.primitives import patch
 from compute.steps.admission import Admission
 from compute.steps.attached import boots_from_volume, reconnected
+from compute.steps.claim import devices_of, placement_of
 from compute.steps.disks import Image
 from compute.steps.domain import (
     OFF,
@@ -32,6 +33,7 @@ from compute.steps.domain import (
 )
 from compute.steps.record import FOR_EVER, Record, Restore, publish, utc
 from compute.steps.resize import ASIDE
+from compute.steps.serial import serial_port
 
 TASKS: list[str | None] = list(states.EVACUATING)
 NOT_WANTED = ("deleting", "guest_not_found")
@@ -106,7 +108,10 @@ class FormerAside(Step):
         if data.get("disks"):
             driver.bring_back_disks(uuid)
         if data.get("domain"):
-            guest = replace(former(run), volumes=reconnected(run))
+            before = former(run)
+            guest = replace(
+                before, volumes=reconnected(run), serial_port=serial_port(run),
+                placement=placement_of(run, before), devices=devices_of(run, before))
             driver.define(guest, driver.disks(uuid), guest.nics, generation=generation(run),
                           operation=run.row.id)
         else:

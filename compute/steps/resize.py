@@ -17,7 +17,7 @@ from compute.engine.step import Probe, Step
 from compute.errors import Refused
 from compute.model import states, wire
 from compute.model.guest import Flavor, Nic
-from compute.resources.tracker import HERE, MOVE
+from compute.resources.tracker import HERE, MOVE, SPARE
 from compute.rpc.primitives import Primitive, data
 from compute.steps import stays
 from compute.steps.claim import room_of
@@ -347,11 +347,12 @@ def plugged(run: Run) -> tuple[Nic, ...]:
 
 def keep_room(run: Run, flavor: Flavor, here: Mapping[str, Any]) -> None:
     """Claim the guest's former size for the way back, and its new one as what it has here. Each of
-    its two places is in some claim at every moment."""
+    its two places, and of its devices, is in some claim at every moment."""
     journal, uuid = run.world.journal, run.row.guest
     back = room(flavor, run, "back")
-    if "numa" in back:
-        journal.claim(HERE, uuid, uuid, run.row.id, {**here, "spare": back["numa"]})
+    spare = {SPARE[name]: back[name] for name in SPARE if name in back}
+    if spare:
+        journal.claim(HERE, uuid, uuid, run.row.id, {**here, **spare})
     journal.claim(MOVE, uuid, uuid, run.row.id, back)
     journal.claim(HERE, uuid, uuid, run.row.id, here)
 

@@ -25,7 +25,7 @@ from compute.operator.verbs import OperatorVerbs
 from compute.recovery.reconcile import Reconciler
 from db.journal import OperationRow, rows
 from tests import fakes
-from tests.crash import matrix
+from tests.crash import devices, matrix
 from tests.simulation.clock import FakeClock
 from tests.simulation.manager import SteppedManager
 from virt.fake import FakeDriver
@@ -141,11 +141,11 @@ class Tap:
                     self(f"conductor.{method}", when)
             return hook
 
-        made = fakes.world(
+        made = devices.offer(fakes.world(
             root, clock=FakeClock(), fail=conductor("before"), after=conductor("after"),
             image_hook=lambda method, when: self(f"images.{method}", when),
             network_hook=lambda method, when: self(f"networks.{method}", when),
-            volume_hook=lambda method, when: self(f"volumes.{method}", when))
+            volume_hook=lambda method, when: self(f"volumes.{method}", when)))
         self._driver = made.driver
         made.driver.hook = lambda method, when: self(f"driver.{method}", when)
         return made

@@ -33,7 +33,7 @@ from compute.recovery.observe import observe
 from compute.recovery.reconcile import Reconciler, restore_claims
 from db.journal import rows
 from tests import fakes
-from tests.crash import nics, volumes
+from tests.crash import devices, nics, volumes
 from tests.waiting import PATIENCE
 
 GUEST = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -234,9 +234,9 @@ def _remove(path: pathlib.Path, maker: int) -> None:
 
 
 def _prepare(root: pathlib.Path, verb: str) -> dict:
-    world = fakes.world(root)
+    world = devices.offer(fakes.world(root))
     vm_state, task, extra = PREPARED[verb]
-    prim = fakes.instance(uuid=GUEST)
+    prim = fakes.instance(uuid=GUEST, flavor=devices.flavor())
     world.conductor.add(prim)
     if verb == "spawn":
         world.journal.engine.dispose()
@@ -303,7 +303,7 @@ def first_life(root: pathlib.Path, one: Case, args: dict) -> Callable[[], None]:
     """The process that is killed at the case's point."""
     def work() -> None:
         crashpoints.arm(_armed(root, one, one.point))
-        run_now(fakes.world(root), one.verb, {**args, **dict(one.asked)})
+        run_now(devices.offer(fakes.world(root)), one.verb, {**args, **dict(one.asked)})
     return work
 
 
@@ -311,7 +311,7 @@ def next_life(root: pathlib.Path, one: Case, kill_at: str | None = None) -> Call
     """The process that starts after a kill, as the agent does, until all is at rest."""
     def work() -> None:
         crashpoints.arm(_armed(root, one, kill_at))
-        recover(Manager(fakes.world(root), workers=1), _join)
+        recover(Manager(devices.offer(fakes.world(root)), workers=1), _join)
     return work
 
 
@@ -409,7 +409,7 @@ def room() -> Iterator[pathlib.Path]:
 def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
             seconds: float = 0) -> Outcome:
     """What is found in a case's directory."""
-    world = fakes.world(root)
+    world = devices.offer(fakes.world(root))
     operations = world.journal.find()
     fields = world.conductor.fields(GUEST)
     quarantine = root / "instances" / "_quarantine"
@@ -420,7 +420,7 @@ def outcome(root: pathlib.Path, *, killed: bool, killed_again: bool = False,
         claims={c.kind for c in world.journal.claims()},
         domains=len(world.driver.states()), ports=[p.name for p in (root / "ports").iterdir()],
         quarantined=[p.name for p in quarantine.iterdir()] if quarantine.exists() else [],
-        violations=world.driver.fabric.violations(),
+        violations=world.driver.fabric.violations() + devices.wrong(world, GUEST),
         frozen=(world.driver._read(GUEST) or {}).get("frozen", False),
         devices=(world.driver._read(GUEST) or {}).get("devices", []), disks=_disks(world),
         images={image: kept["status"] for image, kept in world.images.all().items()},

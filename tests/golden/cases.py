@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from compute.model.guest import Address, Disk, Flavor, Guest, Image, Nic
 from compute.model.numa import Placed, Placement
+from compute.model.pci import Given
 from compute.model.volume import Attached, Volume, VolumeSource
 from virt import topology
 
@@ -259,6 +260,13 @@ CASES = {
             attached("c0ffee00-0000-4000-8000-000000000004", "sdb", bus="scsi", multiattach=True),
         )),
         [SWAP], [], {}, "qemu", "none",
+    ),
+    "pci-devices": (
+        guest(specs={"pci_passthrough:alias": "nic:1,gpu:1"}, devices=(
+            Given("nic", "0000:06:12.5", parent="0000:06:00.1"),
+            Given("gpu", "0001:af:00.0", managed=False),
+        )),
+        [ROOT], [NIC], {"num_pcie_ports": 8}, "kvm", "none",
     ),
     "32-bit": (
         guest(properties={"hw_architecture": "i686", "hw_machine_type": "pc"}),

@@ -12,9 +12,19 @@ from lxml import etree
 from oslo_config import cfg
 
 from compute import conf as magnetar_conf
-from tests.golden import volumes
+from tests.golden import nodes, volumes
 from tests.golden.cases import CASES, DIRECTORY, NETWORKS
-from virt.libvirt import abilities, builder, caps, hardware, networks, othertypes, size
+from virt.libvirt import (
+    abilities,
+    builder,
+    caps,
+    hardware,
+    hostdevs,
+    networks,
+    nodedevs,
+    othertypes,
+    size,
+)
 from virt.storage.firmware import Firmware, Wish
 from virt.xml import base
 from virt.xml import metadata as xml_metadata
@@ -188,6 +198,9 @@ class TestEveryProperty(GoldenCase):
         self.assertEqual(2, size.current_vcpus(rewritten))
         disk = rewritten.devices.disks[0]
         self.assertFalse(disk.backing_store)
+        held = build(CASES["pci-devices"]).to_xml()
+        self.assertEqual(("0000:06:12.5", "0001:af:00.0"), hostdevs.of_domain(held))
+        self.assertEqual("type-VF", nodedevs.parse(nodes.VIRTUAL).kind)
         screen = rewritten.devices.graphics[0]
         screen.port = screen.socket = screen.former_listen = screen.listen_socket = None
         self.assertEqual((None,) * 4, (screen.port, screen.socket, screen.former_listen,

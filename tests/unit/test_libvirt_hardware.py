@@ -157,7 +157,6 @@ class TestExtraSpecs(HardwareCase):
             ("hw_rng:rate_bytes", "\u0661"),
             ("hw:cpu_policy", "exclusive"),
             ("hw:numa_nodes", "none"),
-            ("pci_passthrough:alias", "gpu:1"),
             ("hw:mem_page_size", "huge"),
         ):
             self.refused("flavor_unacceptable", guest(specs={name: value}), f"{name}={value}")

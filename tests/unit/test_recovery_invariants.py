@@ -8,6 +8,7 @@ import testtools
 
 from compute.model import states
 from compute.model.numa import GuestCell, Placed, Placement
+from compute.model.pci import Given
 from compute.recovery.invariants import STUCK_SECONDS, check
 from compute.recovery.observe import Observation
 from db.journal import rows
@@ -45,18 +46,20 @@ class InvariantTest(testtools.TestCase):
             facts = well(domain=fact(dom), record=fact(record(vm_state)))
             self.assertEqual([], self.rules(facts))
 
-    def test_no_cpu_is_two_guests_own(self):
+    def test_no_cpu_and_no_device_is_two_guests_own(self):
         def on(uuid, cpu):
             cell = GuestCell(0, (0,), 64, (0,))
-            place = Placement((Placed(cell, 0, {0: cpu}),), "dedicated").to_plain()
-            claims = tuple(Claim(kind, uuid, uuid, "op", {"numa": place} if kind == "resources"
-                                 else {}, 1.0) for kind in ALL)
+            held = {"numa": Placement((Placed(cell, 0, {0: cpu}),), "dedicated").to_plain(),
+                    "pci": [Given("nic", f"0000:06:12.{cpu}").to_plain()]}
+            claims = tuple(Claim(kind, uuid, uuid, "op", held if kind == "resources" else {}, 1.0)
+                           for kind in ALL)
             return replace(well(), uuid=uuid, claims=claims)
 
-        for cpu, wanted in ((3, [("places", "host cpus 3 are its own ")]), (4, [])):
+        twice = "Host CPU 3, device 0000:06:12.3 are its own and those of "
+        for cpu, wanted in ((3, [("places", twice)]), (4, [])):
             seen = Observation(1000.0, {UUID: on(UUID, 3), "other": on("other", cpu)}, (), ())
-            found = [(each.rule, each.what.lower()[:24]) for each in check(seen)]
-            self.assertEqual([(rule, what[:24]) for rule, what in wanted], found)
+            found = [(each.rule, each.what[:len(twice)]) for each in check(seen)]
+            self.assertEqual(wanted, found)
 
     def test_every_operation_ends(self):
         waiting = operation(state=rows.NEEDS_OPERATOR, updated=999.0,

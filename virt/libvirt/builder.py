@@ -10,7 +10,7 @@ from typing import Any
 from compute.errors import Failed
 from compute.model import guest as model
 from compute.model import volume as model_volume
-from virt.libvirt import boot, extras, linked, metadata, placed, quota, sev, tpm
+from virt.libvirt import boot, extras, hostdevs, linked, metadata, placed, quota, sev, tpm
 from virt.libvirt import volumes as volume_disks
 from virt.libvirt.hardware import Hardware
 from virt.storage.firmware import KIND as NVRAM
@@ -375,6 +375,7 @@ CONFIGURATORS: tuple[Callable[[Domain, Plan], None], ...] = (
     buses,
     disks,
     nics,
+    hostdevs.add,
     consoles,
     guest_agent,
     screen,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import libvirt
 from oslo_log import log
 
 from compute.conf.libvirt import OTHER_TYPES
@@ -127,6 +128,10 @@ class LibvirtDriver(Movable, Tended, Attaching):
             facts = replace(facts, traits=found)
         if self.conf.libvirt.file_backed_memory:  # guests get none of the host's RAM then
             facts = replace(facts, memory_mb=self.conf.libvirt.file_backed_memory)
+        if self.conf.pci.device_spec:
+            from virt.libvirt.nodedevs import NodeDevices
+
+            facts = replace(facts, devices=NodeDevices(self.connection).pci())
         with suppress(MagnetarError):  # a full or broken disk is for others to tell
             facts = replace(facts, storage=self.store.storage_id())
         return facts
@@ -162,6 +167,15 @@ class LibvirtDriver(Movable, Tended, Attaching):
 
     def state(self, uuid: str) -> GuestState | None:
         return self.domains.state(uuid)
+
+    def host_devices(self, uuid: str) -> tuple[str, ...]:
+        from virt.libvirt import hostdevs
+
+        handle = self.domains.find(uuid)
+        if handle is None:
+            return ()
+        return hostdevs.of_domain(self.connection.call(
+            "read_definition", handle.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
     def console_log(self, uuid: str, max_bytes: int) -> bytes:
         try:

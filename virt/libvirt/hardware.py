@@ -36,8 +36,6 @@ EMULATED_CPU = "Nehalem"  # x86-64-v2: what distributions ask for, and fixed for
 NOT_YET: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("hw[:_]tpm_secret_security", ()),
     ("hw[:_]pmem", ()),
-    ("hw[:_]pci_numa_affinity_policy", ("legacy", "preferred")),
-    ("pci_passthrough:alias", ()),
     ("accel:device_profile", ()),
     ("resources:VGPU", ()),
     ("hw[:_]redirected_usb_ports", ("0",)),

@@ -18,6 +18,7 @@ from virt.xml import chardev, disk, display, features, filesystem, interface, sy
 from virt.xml.domain import Devices, Domain
 
 # What these domains can have is what they always have.
+WISHES = ("hw:", "hw_", "quota:", "pci_passthrough:", "resources:VGPU", "accel:")
 NAMES = ("quota:cpu_", "quota:vif_")
 
 
@@ -78,7 +79,7 @@ def check(type: str, guest: Guest) -> None:
     """
     flavor = guest.flavor
     wishes = [name for name in flavor.extra_specs
-              if name.startswith(("hw:", "hw_", "quota:")) and not name.startswith(NAMES)]
+              if name.startswith(WISHES) and not name.startswith(NAMES)]
     if type == "lxc" and (flavor.ephemeral_gb or flavor.swap_mb):
         wishes.append("ephemeral disk or swap")
     if wishes:

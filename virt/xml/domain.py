@@ -11,6 +11,7 @@ from virt.xml.disk import Disk
 from virt.xml.display import Graphics, Input, Video
 from virt.xml.features import PM, Clock, Features
 from virt.xml.filesystem import Filesystem
+from virt.xml.hostdev import HostDevice
 from virt.xml.interface import Interface
 from virt.xml.memory import LaunchSecurity, MemoryBacking, NUMATune
 from virt.xml.metadata import Metadata
@@ -31,6 +32,7 @@ class Devices(Element):
     graphics = Children(Graphics)
     sounds = Children(Sound)
     videos = Children(Video)
+    hostdevs = Children(HostDevice)
     watchdogs = Children(Watchdog)
     rngs = Children(RNG)
     balloons = Children(Balloon)
