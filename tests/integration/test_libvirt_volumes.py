@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import uuid
 
 import libvirt
@@ -12,8 +11,8 @@ import libvirt_qemu
 
 from compute import errors
 from compute.model.volume import Volume, without_secrets
-from tests.integration.libvirtd import PATH
-from tests.integration.patience import SECONDS, until
+from tests import luks
+from tests.integration.patience import until
 from tests.integration.targets import IQN, Targets, missing
 from tests.integration.test_libvirt_driver import LibvirtCase
 from tests.modes import EVENTLET, NATIVE, once
@@ -47,13 +46,7 @@ class TestVolumes(LibvirtCase):
         files = {name: self.targets.file(name) for name in ("nbd", "iscsi", "luks")}
         self.targets.nbd(files["nbd"])
         self.targets.iscsi(files["iscsi"], "user", PASSWORD)
-        secret = os.path.join(self.base, "passphrase")
-        with open(secret, "w") as file:
-            file.write(PASSPHRASE)
-        subprocess.run(
-            ["qemu-img", "create", "-q", "--object", f"secret,id=it,file={secret}", "-f", "luks",
-             "-o", "key-secret=it,iter-time=100", files["luks"], "8M"],
-            env={"PATH": PATH}, check=True, timeout=SECONDS)  # fmt: skip
+        luks.make(files["luks"], PASSPHRASE, "8M")
         kinds = {
             "nbd": {"host": "127.0.0.1", "port": 10809, "export": "volume"},
             "iscsi": {

@@ -12,6 +12,7 @@ import testtools
 from compute import errors
 from compute.model.guest import HostFacts
 from compute.model.volume import Volume, VolumeSource, without_secrets
+from tests import luks
 from tests.golden.test_domains import options
 from tests.unit.storage_support import qemu_img
 from virt.libvirt import volumes as disks
@@ -237,11 +238,8 @@ class EncryptionTest(VolumesCase):
         self.refused("volume_secret_missing", "local", device_path=self.file(), encrypted=True)
 
     def test_the_size_that_a_guest_gets_is_without_the_header(self):
-        path, key = os.path.join(self.base, "luks"), os.path.join(self.base, "key")
-        with open(key, "w") as file:
-            file.write("a passphrase")
-        qemu_img("create", "-q", "--object", f"secret,id=it,file={key}", "-f", "luks", "-o",
-                 "key-secret=it,iter-time=100", path, "8M")  # fmt: skip
+        path = os.path.join(self.base, "luks")
+        luks.make(path, "a passphrase", "8M")
         for encrypted, wanted in ((True, 8 << 20), (False, os.stat(path).st_size)):
             connection = info("local", device_path=path, encrypted=encrypted)
             self.assertEqual(os.stat(path).st_size, self.volumes.grow(connection))
