@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from compute.engine.run import Run
-from compute.errors import Failed, Refused
+from compute.errors import Refused
 from compute.model import mappings, states
 from compute.model.guest import Guest
 from compute.model.volume import Attached, Volume
@@ -105,20 +105,3 @@ def with_volumes(run: Run) -> Guest:
 def boots_from_volume(run: Run) -> bool:
     """Whether the guest has no root disk of its own."""
     return any(one.volume.boots for one in claimed(run))
-
-
-def need_domain(run: Run) -> None:
-    """Raise unless the guest's domain is here and ours; one whose memory is on disk cannot be
-    changed: that memory fits the machine that it was saved from."""
-    from compute.steps.domain import own  # which defines domains with their volumes
-
-    found = run.world.driver.state(run.row.guest)
-    if found is None:
-        raise Failed(f"The hypervisor does not know guest {run.row.guest}.",
-                     now="Its volumes were not changed.", next="A hard reboot defines it again.",
-                     code="domain_missing")
-    own(run, found)
-    if found.saved:
-        raise Failed(f"The memory of guest {run.row.guest} is saved, with the disks that it had.",
-                     now="Its volumes were not changed.", next="Resume it first.",
-                     code="suspended")

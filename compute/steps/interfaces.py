@@ -16,8 +16,8 @@ from compute.errors import Failed, Refused, Turned
 from compute.model import devices, wire
 from compute.model.guest import NetworkRequest, Nic
 from compute.rpc.primitives import data as fields_of
-from compute.steps import attached
-from compute.steps.domain import own
+from compute.steps import attached, hotplug
+from compute.steps.hotplug import need_domain
 from compute.steps.ports import claimed_nics
 from compute.steps.record import changed_cache, reread
 
@@ -80,30 +80,10 @@ def is_out(run: Run, nic: Nic) -> bool:
     return nic.mac not in stored and nic.mac not in (live or ())
 
 
-def need_domain(run: Run) -> None:
-    """Raise unless the guest's domain is here and ours; one whose memory is on disk cannot be
-    changed: that memory fits the machine that it was saved from."""
-    found = run.world.driver.state(run.row.guest)
-    if found is None:
-        raise Failed(f"The hypervisor does not know guest {run.row.guest}.",
-                     now="Its NICs were not changed.", next="A hard reboot defines it again.",
-                     code="domain_missing")
-    own(run, found)
-    if found.saved:
-        raise Failed(f"The memory of guest {run.row.guest} is saved, with the NICs that it had.",
-                     now="They were not changed.", next="Resume it first.", code="suspended")
-
-
 def let_go(run: Run, nic: Nic, attempts: int) -> bool:
     """Ask the guest to let go of a NIC, so many times, and wait. Returns whether it did."""
-    conf = run.world.conf.libvirt
-    for attempt in range(attempts):
-        run.world.driver.detach_nic(run.row.guest, nic)
-        if attempt:
-            run.say(f"asked the guest {attempt + 1} times to let go of {nic.mac}")
-        if run.wait(lambda: is_out(run, nic), conf.device_detach_timeout):
-            return True
-    return False
+    return hotplug.let_go(run, nic.mac, lambda: run.world.driver.detach_nic(run.row.guest, nic),
+                          lambda: is_out(run, nic), attempts)
 
 
 class NicIn(Step):
@@ -112,11 +92,11 @@ class NicIn(Step):
     name = "nic"
 
     def probe(self, run: Run) -> Probe:
-        need_domain(run)
+        need_domain(run, "NICs")
         return Probe.YES if is_in(run, nic_of(run, "port")) else Probe.NO
 
     def do(self, run: Run) -> None:
-        need_domain(run)
+        need_domain(run, "NICs")
         run.world.driver.attach_nic(run.guest, nic_of(run, "port"))
 
     def settle(self, run: Run) -> None:
@@ -145,7 +125,7 @@ class NicOut(Step):
     def do(self, run: Run) -> None:
         if run.world.driver.state(run.row.guest) is None:
             return
-        need_domain(run)
+        need_domain(run, "NICs")
         nic = nic_of(run, "which")
         if not let_go(run, nic, run.world.conf.libvirt.device_detach_attempts):
             raise Failed(

@@ -12,7 +12,8 @@ from compute.errors import Refused
 from compute.model import mappings
 from compute.rpc.primitives import Primitive
 from compute.rpc.primitives import data as fields_of
-from compute.steps.attached import claimed, mapped, need_domain
+from compute.steps.attached import claimed, mapped
+from compute.steps.hotplug import need_domain
 from compute.steps.volumes import RESERVED, unreserve
 
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd", "fdc": "fd"}
@@ -61,7 +62,7 @@ class Reserved(Step):
     @staticmethod
     def name_for(run: Run, bus: str, known: Iterable[Primitive]) -> str:
         """The name that was asked for, if it is one of the bus and free; else the next free one."""
-        need_domain(run)
+        need_domain(run, "volumes")
         taken = set(run.world.driver.disk_targets(run.row.guest)) | {
             (fields_of(prim).get("device_name") or "").removeprefix(mappings.DEVICES)
             for prim in known} | {one.volume.target for one in claimed(run)}

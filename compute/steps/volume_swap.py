@@ -19,8 +19,9 @@ from compute.model import mappings
 from compute.model.volume import Attached, Volume
 from compute.rpc.primitives import data as fields_of
 from compute.steps import attached
-from compute.steps.attached import claimed, mapped, need_domain, others
+from compute.steps.attached import claimed, mapped, others
 from compute.steps.disks import Progress
+from compute.steps.hotplug import need_domain
 from compute.steps.record import FOR_EVER
 from compute.steps.sleep import is_awake
 from compute.steps.volume_size import held
@@ -46,7 +47,7 @@ class Both(Step):
 
     def do(self, run: Run) -> dict[str, Any]:
         args, show = run.request["args"], run.world.volumes.show
-        need_domain(run)
+        need_domain(run, "volumes")
         old = held(run, args["old_volume_id"]).volume
         if not is_awake(run):
             raise Refused(f"Guest {run.row.guest} does not run: a volume is exchanged by copying "

@@ -17,8 +17,9 @@ from compute.errors import Failed, Refused, Turned
 from compute.model import devices, mappings
 from compute.model.volume import Attached, Volume, VolumeSource
 from compute.rpc.primitives import data as fields_of
-from compute.steps import attached
-from compute.steps.attached import claimed, mapping, need_domain, others, whole
+from compute.steps import attached, hotplug
+from compute.steps.attached import claimed, mapping, others, whole
+from compute.steps.hotplug import need_domain
 from compute.steps.record import FOR_EVER, reread
 
 IN_SECONDS = 30.0
@@ -51,14 +52,9 @@ def is_out(run: Run, volume: Volume) -> bool:
 
 def let_go(run: Run, volume: Volume, attempts: int) -> bool:
     """Ask the guest to let go of a volume, so many times, and wait. Returns whether it did."""
-    conf = run.world.conf.libvirt
-    for attempt in range(attempts):
-        run.world.driver.detach_volume(run.row.guest, volume)
-        if attempt:
-            run.say(f"asked the guest {attempt + 1} times to let go of volume {volume.id}")
-        if run.wait(lambda: is_out(run, volume), conf.device_detach_timeout):
-            return True
-    return False
+    return hotplug.let_go(run, f"volume {volume.id}",
+                          lambda: run.world.driver.detach_volume(run.row.guest, volume),
+                          lambda: is_out(run, volume), attempts)
 
 
 class Wanted(Step):
@@ -84,7 +80,7 @@ class Wanted(Step):
     @staticmethod
     def see_free(run: Run, volume: Volume) -> None:
         """Raise Refused when the guest has it already, or something under its name."""
-        need_domain(run)
+        need_domain(run, "volumes")
         guest, driver = run.row.guest, run.world.driver
         stored, live = driver.volumes(guest)
         if volume.id in {one.volume.id for one in claimed(run)}:
@@ -145,11 +141,11 @@ class VolumeIn(Step):
     name = "volume"
 
     def probe(self, run: Run) -> Probe:
-        need_domain(run)
+        need_domain(run, "volumes")
         return Probe.YES if is_in(run, volume_of(run)) else Probe.NO
 
     def do(self, run: Run) -> None:
-        need_domain(run)
+        need_domain(run, "volumes")
         run.world.driver.attach_volume(run.guest, volume_of(run), source_of(run))
 
     def settle(self, run: Run) -> None:
@@ -277,7 +273,7 @@ class VolumeOut(Step):
         volume = volume_of(run)
         if run.world.driver.state(run.row.guest) is None or is_out(run, volume):
             return
-        need_domain(run)
+        need_domain(run, "volumes")
         if not let_go(run, volume, run.world.conf.libvirt.device_detach_attempts):
             raise Failed(
                 f"Guest {run.row.guest} does not let go of volume {volume.id} "
