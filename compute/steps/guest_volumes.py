@@ -37,10 +37,7 @@ def connect(run: Run, prim: Primitive, volume: Volume) -> Attached:
     """Have this host reach a volume, by an attachment that its mapping names, and write it down."""
     world = run.world
     attached.claim(run, [*others(run, volume.id), Attached(replace(volume, connection={}))])
-    told = world.volumes.attachment_update(
-        run.context, volume.attachment_id, world.driver.volume_connector(),
-        mappings.DEVICES + volume.target)
-    volume = replace(volume, connection={**told, "serial": volume.id}, serial="")
+    volume = replace(attached.granted(run, volume), serial="")
     save_mapping(run, prim, mappings.changes(volume))
     attached.claim(run, [*others(run, volume.id), Attached(volume)])
     made = Attached(volume, world.driver.connect_volume(volume, run.row.guest))

@@ -30,19 +30,15 @@ class VolumesArrive(Step):
         return [Attached.from_plain(plain).volume for plain in told(run).get("volumes") or ()]
 
     def do(self, run: Run) -> None:
-        world = run.world
         for there in self.coming(run):
             held = {one.volume.id: one.volume for one in claimed(run)}
             volume = replace(there, connection={}, attachment_id=held[there.id].attachment_id
                              if there.id in held else
                              attachment_for(run, there.id, there.attachment_id))
             attached.claim(run, [*others(run, volume.id), Attached(volume)])
-            info = world.volumes.attachment_update(
-                run.context, volume.attachment_id, world.driver.volume_connector(),
-                mappings.DEVICES + volume.target)
-            volume = replace(volume, connection={**info, "serial": volume.id})
+            volume = attached.granted(run, volume)
             attached.claim(run, [*others(run, volume.id), Attached(volume)])
-            source = world.driver.connect_volume(volume, run.row.guest)
+            source = run.world.driver.connect_volume(volume, run.row.guest)
             attached.claim(run, [*others(run, volume.id), Attached(volume, source)])
 
     def undo(self, run: Run, data: Mapping[str, Any]) -> None:
@@ -74,16 +70,12 @@ class VolumesMapped(Step):
         held = claimed(run)
         known = mapped(run) if held else {}
         for one in held:
-            volume, world = one.volume, run.world
-            info = world.volumes.attachment_update(  # once more, for what is secret of it
-                run.context, volume.attachment_id, world.driver.volume_connector(),
-                mappings.DEVICES + volume.target)
-            world.volumes.attachment_complete(run.context, volume.attachment_id)
+            volume = attached.granted(run, one.volume)  # anew, for what is secret of it
+            run.world.volumes.attachment_complete(run.context, volume.attachment_id)
             prim = known.get(volume.id)
             former = fields_of(prim).get("attachment_id")
             if prim is not None and former != volume.attachment_id:
                 if run.row.verb == "evacuate" and former:
                     remember(run, former)
-                save_mapping(run, prim, mappings.changes(
-                    replace(volume, connection={**info, "serial": volume.id})))
+                save_mapping(run, prim, mappings.changes(volume))
         give_back_former(run)

@@ -88,13 +88,9 @@ class NewConnection(Step):
                  attached.plain([*others(run, new.id), Attached(new)]))]
 
     def do(self, run: Run) -> dict[str, Any]:
-        new, world = new_of(run), run.world
-        told = world.volumes.attachment_update(
-            run.context, new.attachment_id, world.driver.volume_connector(),
-            mappings.DEVICES + new.target)
-        new = replace(new, connection={**told, "serial": new.id})
+        new = attached.granted(run, new_of(run))
         attached.claim(run, [*others(run, new.id), Attached(new)])
-        source = world.driver.connect_volume(new, run.row.guest)
+        source = run.world.driver.connect_volume(new, run.row.guest)
         attached.claim(run, [*others(run, new.id), Attached(new, source)])
         return asdict(source)
 
@@ -175,14 +171,11 @@ class SwapCompleted(Step):
     attempts = FOR_EVER
 
     def do(self, run: Run) -> None:
-        old, new, world = old_of(run), new_of(run), run.world
-        told = world.volumes.attachment_update(  # once more, for what the journal must not have
-            run.context, new.attachment_id, world.driver.volume_connector(),
-            mappings.DEVICES + new.target)
-        world.volumes.attachment_complete(run.context, new.attachment_id)
+        old = old_of(run)
+        new = attached.granted(run, new_of(run))  # anew, for what the journal must not have
+        run.world.volumes.attachment_complete(run.context, new.attachment_id)
         known = mapped(run)
-        attached.save_mapping(run, known.get(old.id) or known.get(new.id), mappings.changes(
-            replace(new, connection={**told, "serial": new.id})))
+        attached.save_mapping(run, known.get(old.id) or known.get(new.id), mappings.changes(new))
 
 
 class OldGone(Step):

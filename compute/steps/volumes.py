@@ -110,14 +110,10 @@ class Connection(Step):
                  attached.plain([*others(run, volume.id), Attached(volume)]))]
 
     def do(self, run: Run) -> dict[str, Any]:
-        volume, world = volume_of(run), run.world
-        told = world.volumes.attachment_update(
-            run.context, volume.attachment_id, world.driver.volume_connector(),
-            mappings.DEVICES + volume.target)
-        volume = replace(volume, connection={**told, "serial": volume.id})
+        volume = attached.granted(run, volume_of(run))
         attached.save_mapping(run, mapping(run, volume.id), mappings.changes(volume))
         attached.claim(run, [*others(run, volume.id), Attached(volume)])
-        source = world.driver.connect_volume(volume, run.row.guest)
+        source = run.world.driver.connect_volume(volume, run.row.guest)
         attached.claim(run, [*others(run, volume.id), Attached(volume, source)])
         return asdict(source)
 
